@@ -1,0 +1,152 @@
+"""``framecache``: what is in the cache. Never imports TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
+from framecache.cache.folders import natural_key
+from framecache.cache.reader import FeatureSet
+from framecache.cache.store import open_cache
+
+app = make_app(
+    "framecache",
+    "Look into a cache of frozen-CNN features.\n\n"
+    "Example: framecache ls\n"
+    "Example: framecache ledger efficientnet-lite0.gap --failed",
+)
+
+CacheFolder = Annotated[Path, Parameter(name="--cache", help="Folder of the cache.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of a table.")]
+SetName = Annotated[str, Parameter(help="Feature set: its name, with or without fingerprint, or a prefix.")]
+
+
+@app.command(name="ls")
+def list_sets(*, cache: CacheFolder = Path("features"), json: AsJson = False) -> int:
+    """List the feature sets of the cache."""
+    rows = [summary(features) for features in open_cache(cache).values()]
+    if json:
+        _print_json(rows)
+        return OK
+    columns = ("name", "videos", "frames", "shape", "dtype", "size")
+    _print_table(
+        columns,
+        [
+            (
+                row["name"],
+                row["num_videos"],
+                row["num_frames"],
+                "×".join(map(str, row["feature_shape"])),
+                row["dtype"],
+                format_bytes(row["bytes"]),
+            )
+            for row in rows
+        ],
+    )
+    return OK
+
+
+@app.command
+def info(name: SetName, /, *, cache: CacheFolder = Path("features"), json: AsJson = False) -> int:
+    """Show one feature set: its spec, its size, and what became of its videos."""
+    features = open_cache(cache)[name]
+    statuses = Counter(row.status for row in features.ledger().values())
+    if json:
+        _print_json({**summary(features), "spec": features.spec.to_dict(), "videos": dict(statuses)})
+        return OK
+    row = summary(features)
+    print(f"{row['name']}")
+    print(f"  {row['num_videos']} videos, {row['num_frames']} frames, {format_bytes(row['bytes'])}")
+    print(f"  ledger: {', '.join(f'{count} {status}' for status, count in sorted(statuses.items())) or 'empty'}")
+    print(f"  fingerprint: {row['fingerprint']}")
+    _print_mapping(features.spec.to_dict(), "  ")
+    return OK
+
+
+@app.command
+def ledger(
+    name: SetName,
+    /,
+    *,
+    failed: Annotated[bool, Parameter(negative="", help="Only the videos that failed.")] = False,
+    cache: CacheFolder = Path("features"),
+    json: AsJson = False,
+) -> int:
+    """Show what became of every video of a feature set; status 1 if any failed."""
+    rows = sorted(open_cache(cache)[name].ledger().values(), key=lambda row: natural_key(row.video_id))
+    any_failed = any(row.status == "failed" for row in rows)
+    shown = [row for row in rows if row.status == "failed" or not failed]
+    if json:
+        _print_json([row.to_json() for row in shown])
+    else:
+        columns = ("video_id", "status", "expected", "decoded", "stored", "reason or warnings")
+        _print_table(
+            columns,
+            [
+                (
+                    row.video_id,
+                    row.status,
+                    "?" if row.frames_expected is None else row.frames_expected,
+                    row.frames_decoded,
+                    row.frames_stored,
+                    "; ".join(filter(None, (row.reason, *row.warnings))),
+                )
+                for row in shown
+            ],
+        )
+    return SOME_FAILED if any_failed else OK
+
+
+def summary(features: FeatureSet) -> dict[str, Any]:
+    """The row of ``framecache ls --json`` for one feature set."""
+    return {
+        "name": features.name,
+        "fingerprint": features.fingerprint,
+        "num_videos": len(features),
+        "num_frames": features.num_frames,
+        "feature_shape": list(features.feature_shape),
+        "dtype": features.spec.dtype,
+        "bytes": features.num_bytes,
+    }
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_mapping(values: Mapping[str, Any], indent: str) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            print(f"{indent}{key}:")
+            _print_mapping(value, indent + "  ")
+        else:
+            print(f"{indent}{key}: {value}")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Left-aligned words, right-aligned numbers."""
+    texts = [list(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    numeric = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
+    for line in [list(columns), *texts]:
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""How every door behaves: options from dataclasses and TOML, one-line errors, exit statuses.
+
+0 all well; 1 finished, but some videos failed; 2 wrong usage, input or configuration; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Toml
+from rich.console import Console
+
+from framecache.cache.errors import FramecacheError, InputError
+
+_CONFIG_HELP = "Every flag may also be a key of a TOML file: --config FILE.toml. Flags win."
+OK, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+def make_app(name: str, summary: str) -> App:
+    """An empty command-line application with the house rules: plain help, no negative form of a list."""
+    return App(
+        name=name,
+        help=f"{summary}\n\n{_CONFIG_HELP}",
+        default_parameter=Parameter(negative_iterable=()),
+        help_format="plaintext",
+        version=importlib.metadata.version("framecache"),
+        version_flags=["--version"],
+        end_of_options_delimiter="--",
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+
+
+def run(app: App, arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and turns every expected error into one line on standard error and a status.
+
+    Args:
+        app: The application; its commands return their status, or None for 0.
+        arguments: The command line; by default the process's own.
+
+    Returns:
+        The exit status.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before a command imports TensorFlow, which is chatty
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    kept = app.config
+    try:
+        words = _take_config(app, words)
+        status = app(words, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return int(status or OK)
+    except CycloptsError as error:
+        return _fail(f"{_plain(error)} (see {app.name[0]} --help)", WRONG)
+    except InputError as error:
+        return _fail(str(error), WRONG)
+    except (FramecacheError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return SOME_FAILED
+        return _fail(str(error), SOME_FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted; run the same command again to go on", INTERRUPTED)
+    finally:
+        app.config = kept
+
+
+def _take_config(app: App, words: list[str]) -> list[str]:
+    """Takes ``--config FILE.toml`` off the command line; its keys are the flags' names, and flags win."""
+    rest: list[str] = []
+    given = iter(words)
+    for word in given:
+        name, equals, value = word.partition("=")
+        if name != "--config":
+            rest.append(word)
+            continue
+        path = value if equals else next(given, "")
+        if not os.path.isfile(path):
+            raise InputError(f"--config {path!r}: no such file; expected a TOML file whose keys are flags' names")
+        config = Toml(path, use_commands_as_keys=False)
+        try:
+            config.config  # noqa: B018  (reads the file)
+        except (CycloptsError, ValueError) as error:
+            raise InputError(f"--config {path}: not TOML ({error})") from error
+        app.config = (config,)
+    return rest
+
+
+def _plain(error: CycloptsError) -> str:
+    """A parser error as one line of plain text."""
+    console = Console(width=10_000, no_color=True)
+    with console.capture() as capture:
+        console.print(str(error).strip(), markup=False, highlight=False)
+    return " ".join(capture.get().split())
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def format_bytes(count: float) -> str:
+    """``1234567`` → ``1.2 MB``, in powers of 1000."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.95:  # beyond it, one decimal would show 1000.0
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"

@@ -1,0 +1,144 @@
+"""Folders as manifests: class folders, plain folders of videos, folders of images."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from framecache.cache.errors import InputError
+from framecache.cache.manifest import (
+    MANIFEST_SUFFIXES,
+    SPLITS,
+    Video,
+    printable,
+    read_manifest,
+    refuse_duplicate_ids,
+    require_files,
+)
+
+VIDEO_SUFFIXES = frozenset(
+    {
+        ".3gp",
+        ".asf",
+        ".avi",
+        ".divx",
+        ".f4v",
+        ".flv",
+        ".gif",
+        ".h264",
+        ".hevc",
+        ".m2ts",
+        ".m2v",
+        ".m4v",
+        ".mjpeg",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogm",
+        ".ogv",
+        ".rm",
+        ".rmvb",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+        ".y4m",
+    }
+)
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".bmp",
+        ".jp2",
+        ".jpeg",
+        ".jpg",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
+)
+
+
+def read_source(source: Path, root: Path | None = None) -> list[Video]:
+    """The videos that a SOURCE means, all of them there.
+
+    Args:
+        source: A manifest, a folder of class folders, a folder of videos, a folder of images, or one video.
+        root: For a manifest, the folder of its relative paths; by default its own.
+
+    Raises:
+        InputError: It does not exist, holds no video, or is malformed.
+    """
+    if source.is_dir():
+        return scan_folder(source)
+    if source.suffix.lower() in MANIFEST_SUFFIXES:
+        videos = read_manifest(source, root)
+        require_files(videos, str(source))
+        return videos
+    if not os.path.lexists(source):
+        raise InputError(f"{source}: no such file or folder; expected a manifest, a folder of videos or a video")
+    return [Video(printable(source.name), source.absolute())]
+
+
+def scan_folder(folder: Path) -> list[Video]:
+    """The videos below a folder, in natural order of their paths.
+
+    A video's ``video_id`` is its path within the folder. In ``<label>/…/<video>`` the first folder is the
+    label; in ``<split>/<label>/…`` (every first folder one of train, val, test) it is the second. A folder
+    that holds images and no video is one video.
+
+    Raises:
+        InputError: The folder holds no video.
+    """
+    found = sorted(_media(folder), key=lambda path: natural_key(str(path)))
+    if not found:
+        raise InputError(f"{folder}: no video in this folder; expected files such as .mp4, or folders of images")
+    parts = [path.relative_to(folder).parts for path in found]
+    by_split = all(len(part) > 2 and part[0] in SPLITS for part in parts)
+    videos = []
+    for path, part in zip(found, parts, strict=True):
+        labels = part[1:-1] if by_split else part[:-1]
+        videos.append(
+            Video(
+                video_id=printable("/".join(part) or folder.absolute().name),
+                path=path.absolute(),
+                label=printable(labels[0]) if labels else None,
+                split=part[0] if by_split else None,
+            )
+        )
+    refuse_duplicate_ids(videos, str(folder))
+    return videos
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images directly in a folder, in natural order (``frame2`` before ``frame10``)."""
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
+    return sorted(files, key=lambda path: natural_key(path.name))
+
+
+def natural_key(text: str) -> list[tuple[int, str]]:
+    """Sort key that takes runs of digits as numbers."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def _media(folder: Path) -> Iterator[Path]:
+    # Links are not followed: a link to a parent would never end.
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = [name for name in files if not name.startswith(".")]
+        videos = [name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+        if videos:
+            yield from (Path(parent, name) for name in videos)
+        elif any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names):
+            yield Path(parent)

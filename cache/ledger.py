@@ -1,0 +1,129 @@
+"""The ledger: one row per video of a feature set, so that nothing vanishes.
+
+Rows of stored videos live in the shards themselves. Rows without features of their own (failed, duplicate)
+are lines of ``ledger.jsonl`` beside them: each says after which shard it was written, and the later word counts.
+Losing that file loses no features; its videos are only looked at again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from framecache.cache.shard import VideoRow
+
+LEDGER_FILE = "ledger.jsonl"
+Status = Literal["ok", "duplicate", "failed"]
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What became of one video.
+
+    Attributes:
+        video_id: The video.
+        source: Path as given when it was extracted.
+        status: ``ok``, ``duplicate`` (its content is stored under another ``video_id``) or ``failed``.
+        reason: Why it failed, or of which video it is a duplicate; empty when ok.
+        warnings: What was odd but did not stop it.
+        frames_expected: Frames that the container promises; None when it does not say.
+        frames_decoded: Frames that came out of the decoder.
+        frames_stored: Frames that the sampling kept and whose features are stored.
+        source_digest: Content digest of the source; empty when it could not be read.
+        feature_digest: Digest of the stored features; empty when there are none.
+        source_stat: Signature of the source file, to notice cheaply that it is unchanged.
+    """
+
+    video_id: str
+    source: str
+    status: Status
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    frames_expected: int | None = None
+    frames_decoded: int = 0
+    frames_stored: int = 0
+    source_digest: str = ""
+    feature_digest: str = ""
+    source_stat: str = ""
+
+    @classmethod
+    def of_stored(cls, row: VideoRow) -> LedgerRow:
+        """The ledger row of a video whose features are in a shard."""
+        return cls(
+            video_id=row.video_id,
+            source=row.source,
+            status="ok",
+            warnings=row.warnings,
+            frames_expected=row.frames_expected,
+            frames_decoded=row.frames_decoded,
+            frames_stored=row.length,
+            source_digest=row.source_digest,
+            feature_digest=row.digest,
+            source_stat=row.source_stat,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as ``framecache ledger --json`` shows it."""
+        shown = {name: value for name, value in vars(self).items() if name != "source_stat"}
+        return {**shown, "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True)
+class JournalLine:
+    """A ledger row without features of its own, and the number of the last shard before it."""
+
+    after_shard: int
+    row: LedgerRow
+
+
+def append_journal(folder: Path, after_shard: int, rows: Iterable[LedgerRow]) -> None:
+    """Adds rows to the feature set's ``ledger.jsonl`` and makes them durable."""
+    path = folder / LEDGER_FILE
+    lines = "".join(
+        json.dumps({"after_shard": after_shard, **vars(row), "warnings": list(row.warnings)}) + "\n" for row in rows
+    )
+    with path.open("a+b") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        if size:
+            stream.seek(size - 1)
+            if stream.read(1) != b"\n":  # a writer died within its line: keep that line apart
+                stream.write(b"\n")
+        stream.write(lines.encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_journal(folder: Path) -> Iterator[JournalLine]:
+    """The lines of ``ledger.jsonl``; one that a dying writer left unfinished is passed over."""
+    path = folder / LEDGER_FILE
+    if not path.exists():
+        return
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        line = _parse_line(text)
+        if line is not None:
+            yield line
+
+
+def _parse_line(text: str) -> JournalLine | None:
+    try:
+        values = json.loads(text)
+        after_shard, warnings = values.pop("after_shard"), values.pop("warnings", [])
+        row = LedgerRow(**values, warnings=tuple(warnings))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    texts = (
+        row.video_id,
+        row.source,
+        row.reason,
+        row.source_digest,
+        row.feature_digest,
+        row.source_stat,
+        *row.warnings,
+    )
+    counts = (after_shard, row.frames_decoded, row.frames_stored, row.frames_expected or 0)
+    whole = all(isinstance(value, str) for value in texts) and all(type(value) is int for value in counts)
+    return JournalLine(after_shard, row) if whole and row.status in ("duplicate", "failed") else None

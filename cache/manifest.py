@@ -1,0 +1,209 @@
+"""Manifests: which videos there are, and what is said of them.
+
+A manifest is a CSV (with a header) or JSONL file with a ``path`` and any of ``video_id``, ``label``, ``split``,
+``group``, ``start`` and ``end`` per video. Other columns are passed over. Both stages read it: extraction the
+paths, training the labels, splits and groups, so that relabelling never costs an extraction.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from framecache.cache.errors import InputError
+
+COLUMNS = ("path", "video_id", "label", "split", "group", "start", "end")
+SPLITS = ("train", "val", "test")
+MANIFEST_SUFFIXES = (".csv", ".jsonl")
+_SHOWN = 3  # examples named in an error message
+
+
+@dataclass(frozen=True)
+class Video:
+    """One row of a manifest.
+
+    Attributes:
+        video_id: Its name in the feature set; by default the path as written, with ``#start-end`` for a part.
+        path: Where the file (or the folder of images) is.
+        label: Its class, if any.
+        split: ``train``, ``val`` or ``test``, if any.
+        group: Videos of one group (recording, person, …) never go into different splits.
+        start: Where the part of interest begins, in seconds; None for the beginning.
+        end: Where it ends (exclusive), in seconds; None for the end.
+    """
+
+    video_id: str
+    path: Path
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def segment(self) -> str:
+        """``#start-end`` of a part, empty for a whole video."""
+        return segment_name(self.start, self.end)
+
+
+def segment_name(start: float | None, end: float | None) -> str:
+    """``#start-end`` in seconds, with an open side left empty; empty for a whole video."""
+    if start is None and end is None:
+        return ""
+    begin, stop = ("" if second is None else f"{second}".removesuffix(".0") for second in (start, end))
+    return f"#{begin}-{stop}"
+
+
+def read_manifest(path: Path, root: Path | None = None) -> list[Video]:
+    """Reads and checks a manifest; looks at no video.
+
+    Args:
+        path: The CSV or JSONL file.
+        root: Folder that relative paths start from and that no path may leave; by default the manifest's own.
+
+    Raises:
+        InputError: The file is missing or malformed, a column is missing, or a value is not what it must be.
+    """
+    root = path.parent if root is None else root
+    videos = [_parse_row(row, f"{path}, line {line}", root) for line, row in _read_rows(path)]
+    if not videos:
+        raise InputError(f"{path}: the manifest lists no video; expected a row per video")
+    refuse_duplicate_ids(videos, str(path))
+    return videos
+
+
+def require_files(videos: Sequence[Video], where: str) -> None:
+    """Refuses videos that are not there.
+
+    Raises:
+        InputError: Naming the first few that are missing.
+    """
+    missing = [video for video in videos if not os.path.lexists(video.path)]
+    if missing:
+        named = ", ".join(str(video.path) for video in missing[:_SHOWN])
+        raise InputError(
+            f"{where}: {len(missing)} of {len(videos)} paths do not exist ({named}{', …' * (len(missing) > _SHOWN)}); "
+            "relative paths start from the manifest's folder, or from --root"
+        )
+
+
+def refuse_duplicate_ids(videos: Sequence[Video], where: str) -> None:
+    """Refuses two videos of one name.
+
+    Raises:
+        InputError: Naming the first few names.
+    """
+    counts = Counter(video.video_id for video in videos)
+    doubles = [video_id for video_id, count in counts.items() if count > 1]
+    if doubles:
+        raise InputError(
+            f"{where}: duplicate video_id {', '.join(map(repr, doubles[:_SHOWN]))}"
+            f"{f' and {len(doubles) - _SHOWN} more' if len(doubles) > _SHOWN else ''}; "
+            "give each row a video_id of its own"
+        )
+
+
+def printable(path: str) -> str:
+    r"""``path`` as valid UTF-8: bytes that are not (a file name may hold any) become ``\xNN``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    if path.suffix.lower() not in MANIFEST_SUFFIXES:
+        raise InputError(f"{path}: expected a manifest, a .csv or .jsonl file, or a folder of class folders")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such manifest") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: the manifest cannot be read ({error}); expected UTF-8 text") from error
+    rows = _jsonl_rows(text, path) if path.suffix.lower() == ".jsonl" else _csv_rows(text, path)
+    for line, row in rows:
+        if "path" not in row:
+            near = difflib.get_close_matches("path", [str(name) for name in row], 1, 0.5)
+            hint = f"; rename {near[0]!r}?" if near else ""
+            raise InputError(f"{path}: no column 'path', found {', '.join(map(str, row))}{hint}")
+        yield line, row
+
+
+def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(f"{path}, line {reader.line_num}: not as many fields as the header")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num + 1}: not CSV ({error})") from error
+
+
+def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for line, content in enumerate(text.split("\n"), 1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}, line {line}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {line}: expected a JSON object, found {type(row).__name__}")
+        yield line, row
+
+
+def _parse_row(row: Mapping[str, object], where: str, root: Path) -> Video:
+    text = {name: str(row[name]).strip() for name in COLUMNS if row.get(name) is not None}
+    for name, value in text.items():
+        if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise InputError(f"{where}: {name} {value!r} holds half a character; expected valid Unicode")
+    written = text.get("path", "")
+    if not written:
+        raise InputError(f"{where}: path is empty")
+    start, end = _seconds(text, "start", where), _seconds(text, "end", where)
+    if end is not None and end <= (start or 0.0):
+        raise InputError(f"{where}: end {end:g} is not after start {start or 0.0:g} (seconds)")
+    split = text.get("split") or None
+    if split is not None and split not in SPLITS:
+        near = difflib.get_close_matches(split.lower(), SPLITS, 1, 0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}{hint}")
+    default_id = PurePosixPath(os.path.normpath(written)).as_posix() + segment_name(start, end)
+    return Video(
+        video_id=text.get("video_id") or printable(default_id),
+        path=_resolve(written, root, where),
+        label=text.get("label") or None,
+        split=split,
+        group=text.get("group") or None,
+        start=start,
+        end=end,
+    )
+
+
+def _seconds(text: Mapping[str, str], name: str, where: str) -> float | None:
+    if not text.get(name):
+        return None
+    try:
+        value = float(text[name])
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{where}: {name} {text[name]!r}, expected seconds from the beginning, 0 or more")
+    return value
+
+
+def _resolve(written: str, root: Path, where: str) -> Path:
+    """The path within ``root``; as text only, so that a link inside it may point anywhere its owner wants."""
+    absolute = os.path.abspath(root)
+    path = os.path.normpath(os.path.join(absolute, written))
+    if os.path.commonpath([absolute, path]) != absolute:
+        raise InputError(
+            f"{where}: path {written!r} leads outside {absolute}; name the folder that holds all videos with --root"
+        )
+    return Path(path)

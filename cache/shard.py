@@ -1,0 +1,290 @@
+"""The shard, format version 1: an immutable HDF5 file with the features of some videos of one feature set.
+
+    features       (num_frames, *feature_shape)  contiguous, uncompressed: can be memory-mapped
+    timestamps_ms  (num_frames,)                 float64, presentation time in the source
+    index          (num_videos,)                 compound: video_id, start, length, digest, source_digest
+    ledger         (num_videos,)                 compound: source, source_stat, frames_expected,
+                                                 frames_decoded, warnings
+    attributes     format_version, spec (JSON), software (JSON: versions and the engine)
+
+Strings are fixed-length UTF-8, so that the file holds no variable-length heap, no object type and no
+reference. A shard may come from anybody: everything is checked before it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from framecache.cache.errors import InputError, ShardError
+from framecache.cache.spec import FORMAT_VERSION, Spec
+
+SHARD_PATTERN = re.compile(r"shard-(\d{6,})-[0-9a-f]{8}\.h5")
+INDEX_FIELDS = {"video_id": "S", "start": "i8", "length": "i8", "digest": "S", "source_digest": "S"}
+LEDGER_FIELDS = {"source": "S", "source_stat": "S", "frames_expected": "i8", "frames_decoded": "i8", "warnings": "S"}
+UNKNOWN = -1  # frames_expected of a container that does not say
+
+_ALIGNMENT_BYTES = 64  # of every object in the file, so that mapped rows are aligned
+_COPY_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """What a shard says of one video beside its features."""
+
+    video_id: str
+    length: int
+    digest: str
+    source: str
+    source_digest: str
+    source_stat: str
+    frames_expected: int | None
+    frames_decoded: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a dataset's bytes lie in the file."""
+
+    offset: int  # bytes from the start of the file
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """A checked shard: where its arrays lie and which videos it holds.
+
+    Attributes:
+        path: The file.
+        number: Its place in the order of writing; of two rows for one video the later shard's counts.
+        spec: The spec it was written under.
+        features: Extent of the ``(num_frames, *feature_shape)`` array.
+        timestamps_ms: Extent of the ``(num_frames,)`` array.
+        index: Structured array ``(num_videos,)`` with :data:`INDEX_FIELDS`.
+    """
+
+    path: Path
+    number: int
+    spec: Spec
+    features: Extent
+    timestamps_ms: Extent
+    index: NDArray[np.void]
+
+
+def shard_number(path: Path) -> int | None:
+    """The number in a shard's file name; None for a file that is no visible shard."""
+    match = SHARD_PATTERN.fullmatch(path.name)
+    return int(match[1]) if match else None
+
+
+def read_shard(path: Path) -> ShardInfo:
+    """Opens, checks and closes a shard.
+
+    Raises:
+        ShardError: The file is not a whole, well-formed shard of format version 1.
+    """
+    with _reading(path) as file:
+        spec = _read_spec(file, path)
+        features = _extent(file, "features", path)
+        timestamps = _extent(file, "timestamps_ms", path)
+        index = _table(file, "index", INDEX_FIELDS, path)
+        for video_id in index["video_id"].tolist():
+            video_id.decode()
+    num_frames = features.shape[0] if features.shape else 0
+    if features.shape[1:] != spec.feature_shape or features.dtype != np.dtype(spec.dtype):
+        raise ShardError(
+            f"{path}: features are {features.shape} {features.dtype}; "
+            f"its spec says (num_frames, {', '.join(map(str, spec.feature_shape))}) {spec.dtype}"
+        )
+    if timestamps.shape != (num_frames,) or timestamps.dtype != np.float64:
+        raise ShardError(f"{path}: timestamps_ms is {timestamps.shape} {timestamps.dtype}, expected ({num_frames},)")
+    start, length = index["start"], index["length"]
+    if len(index) and (start.min() < 0 or length.min() < 1 or (start > num_frames - length).any()):
+        raise ShardError(f"{path}: the index points outside the {num_frames} frames of the shard")
+    return ShardInfo(path, shard_number(path) or 0, spec, features, timestamps, index)
+
+
+def read_rows(path: Path) -> list[VideoRow]:
+    """All that a shard says of its videos, in its order.
+
+    Raises:
+        ShardError: The file is not a whole, well-formed shard.
+    """
+    with _reading(path) as file:
+        index = _table(file, "index", INDEX_FIELDS, path)
+        ledger = _table(file, "ledger", LEDGER_FIELDS, path)
+        if len(index) != len(ledger):
+            raise ShardError(f"{path}: index has {len(index)} rows, ledger {len(ledger)}")
+        return [
+            VideoRow(
+                video_id=i["video_id"].decode(),
+                length=int(i["length"]),
+                digest=i["digest"].decode(),
+                source=row["source"].decode(),
+                source_digest=i["source_digest"].decode(),
+                source_stat=row["source_stat"].decode(),
+                frames_expected=None if row["frames_expected"] == UNKNOWN else int(row["frames_expected"]),
+                frames_decoded=int(row["frames_decoded"]),
+                warnings=tuple(str(warning) for warning in _json_list(row["warnings"])),
+            )
+            for i, row in zip(index, ledger, strict=True)
+        ]
+
+
+def write_shard(
+    path: Path,
+    spec: Spec,
+    software: Mapping[str, str],
+    rows: Sequence[VideoRow],
+    read_features: Callable[[int], bytes],
+    timestamps_ms: NDArray[np.float64],
+) -> None:
+    """Writes a shard to ``path``, which nobody may be reading yet.
+
+    Args:
+        path: A temporary name; the caller makes it visible.
+        spec: What the features are the features of.
+        software: Versions and engine, for the record.
+        rows: The videos in the order of their frames.
+        read_features: Gives at most so many bytes of the concatenated features, in order, as a file does.
+        timestamps_ms: Of all frames ``(num_frames,)``.
+    """
+    num_frames = sum(row.length for row in rows)
+    frame_bytes = math.prod(spec.feature_shape) * np.dtype(spec.dtype).itemsize
+    step = max(1, _COPY_BYTES // frame_bytes)
+    with h5py.File(
+        path, "w", libver="earliest", locking=False, alignment_threshold=1, alignment_interval=_ALIGNMENT_BYTES
+    ) as file:
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["spec"] = np.bytes_(json.dumps(spec.to_dict()))
+        file.attrs["software"] = np.bytes_(json.dumps(dict(software)))
+        features = file.create_dataset("features", (num_frames, *spec.feature_shape), spec.dtype)
+        for begin in range(0, num_frames, step):
+            count = min(step, num_frames - begin)
+            block = np.frombuffer(read_features(count * frame_bytes), spec.dtype)
+            features[begin : begin + count] = block.reshape(count, *spec.feature_shape)
+        file.create_dataset("timestamps_ms", data=timestamps_ms)
+        lengths = np.array([row.length for row in rows], np.int64)
+        file.create_dataset("index", data=_pack_index(rows, np.cumsum(lengths) - lengths))
+        file.create_dataset("ledger", data=_pack_ledger(rows))
+
+
+def _pack_index(rows: Sequence[VideoRow], starts: NDArray[np.int64]) -> NDArray[np.void]:
+    return _pack(
+        {
+            "video_id": _bytes([row.video_id for row in rows]),
+            "start": starts,
+            "length": np.array([row.length for row in rows], np.int64),
+            "digest": _bytes([row.digest for row in rows]),
+            "source_digest": _bytes([row.source_digest for row in rows]),
+        }
+    )
+
+
+def _pack_ledger(rows: Sequence[VideoRow]) -> NDArray[np.void]:
+    expected = [UNKNOWN if row.frames_expected is None else row.frames_expected for row in rows]
+    return _pack(
+        {
+            "source": _bytes([row.source for row in rows]),
+            "source_stat": _bytes([row.source_stat for row in rows]),
+            "frames_expected": np.array(expected, np.int64),
+            "frames_decoded": np.array([row.frames_decoded for row in rows], np.int64),
+            "warnings": _bytes([json.dumps(row.warnings) for row in rows]),
+        }
+    )
+
+
+def _pack(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.void]:
+    table = np.empty(
+        len(next(iter(columns.values()))), np.dtype([(name, column.dtype) for name, column in columns.items()])
+    )
+    for name, column in columns.items():
+        table[name] = column
+    return table
+
+
+def _bytes(texts: Sequence[str]) -> NDArray[np.bytes_]:
+    return np.array([text.encode() for text in texts], np.bytes_)
+
+
+def _json_list(value: bytes) -> list[object]:
+    found = json.loads(value)
+    if not isinstance(found, list):
+        raise TypeError(f"expected a list, found {found!r}")
+    return found
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    """Opens a file that may hold anything; whatever goes wrong within is a :class:`ShardError`."""
+    try:
+        # No locking: a visible shard never changes, and network file systems often cannot lock.
+        with h5py.File(path, "r", locking=False) as file:
+            for name in file:
+                if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                    raise ShardError(f"{path}: {name!r} is a soft or external link; a shard holds only its own data")
+            yield file
+    except ShardError:
+        raise
+    except Exception as error:  # h5py raises every built-in kind there is on damaged files
+        raise ShardError(
+            f"{path}: not a whole, readable shard of format version {FORMAT_VERSION} ({error}); "
+            "restore it, or delete it and extract again"
+        ) from error
+
+
+def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise ShardError(f"{path}: no dataset {name!r}; expected a framecache shard of format version {FORMAT_VERSION}")
+    layout = dataset.id.get_create_plist()
+    if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count() or layout.get_nfilters():
+        raise ShardError(f"{path}: dataset {name!r} is not plain contiguous data within the file")
+    return dataset
+
+
+def _extent(file: h5py.File, name: str, path: Path) -> Extent:
+    dataset = _dataset(file, name, path)
+    offset, nbytes = dataset.id.get_offset(), dataset.dtype.itemsize * math.prod(dataset.shape)
+    size = path.stat().st_size
+    if offset is None or offset < 0 or offset + nbytes > size:
+        raise ShardError(f"{path}: {name!r} declares {nbytes} bytes at {offset}, the file has {size}; it is truncated")
+    return Extent(offset, dataset.shape, dataset.dtype)
+
+
+def _table(file: h5py.File, name: str, expected: Mapping[str, str], path: Path) -> NDArray[np.void]:
+    dataset = _dataset(file, name, path)
+    fields = {field: dataset.dtype[field] for field in dataset.dtype.names or ()}
+    kinds = {field: "S" if dtype.kind == "S" else dtype.str[1:] for field, dtype in fields.items()}
+    if list(kinds.items()) != list(expected.items()) or dataset.ndim != 1:
+        raise ShardError(f"{path}: dataset {name!r} has fields {kinds}, expected {', '.join(expected)}")
+    _extent(file, name, path)
+    table: NDArray[np.void] = dataset[()]
+    return table
+
+
+def _read_spec(file: h5py.File, path: Path) -> Spec:
+    version = file.attrs.get("format_version")
+    if np.ndim(version) or version != FORMAT_VERSION:
+        raise ShardError(f"{path}: format version {version}, expected {FORMAT_VERSION}; use the release that wrote it")
+    stored = file.attrs.get("spec")
+    if not isinstance(stored, bytes):
+        raise ShardError(f"{path}: its spec attribute is missing or not JSON")
+    try:
+        return Spec.from_dict(json.loads(stored), str(path))
+    except InputError as error:
+        raise ShardError(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{path}: its spec attribute is missing or not JSON") from error

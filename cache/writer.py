@@ -1,0 +1,165 @@
+"""Writing shards: a shard is visible only when whole, and a visible shard never changes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framecache.cache.fingerprint import FeatureDigest
+from framecache.cache.shard import VideoRow, shard_number, write_shard
+from framecache.cache.spec import Spec
+
+_IN_MEMORY_BYTES = 8 << 20  # of one unfinished video; beyond it, its features wait on disk
+_COPY_BYTES = 1 << 20
+
+
+class VideoBuffer:
+    """The features of one video while they are computed; bounded memory for a video of any length."""
+
+    def __init__(self, folder: Path) -> None:
+        # Nameless on disk (O_TMPFILE): a killed process leaves nothing behind.
+        self.features: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=str(folder))  # noqa: SIM115
+        self.timestamps_ms: list[NDArray[np.float64]] = []
+        self.num_frames = 0
+        self.num_bytes = 0
+        self.finite = True
+        self._digest = FeatureDigest()
+
+    def append(self, features: NDArray[np.floating], timestamps_ms: NDArray[np.float64]) -> None:
+        """Adds frames in order: features ``(n, *feature_shape)`` in the stored dtype, timestamps ``(n,)``."""
+        features = np.ascontiguousarray(features)
+        self.features.write(features.data)
+        self.timestamps_ms.append(timestamps_ms)
+        self.num_frames += len(features)
+        self.num_bytes += features.nbytes
+        self.finite = self.finite and bool(np.isfinite(features).all())
+        self._digest.update(features, timestamps_ms)
+
+    def hexdigest(self) -> str:
+        """Digest of all frames added so far."""
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Drops what was buffered."""
+        self.features.close()
+
+
+class ShardWriter:
+    """Collects whole videos and seals them into shards of one feature set.
+
+    As a context manager it seals what is complete on a normal exit and on Ctrl-C; any other exception seals
+    nothing, since the caller can no longer vouch for it.
+
+    Args:
+        folder: The feature set's folder.
+        spec: The feature set's spec.
+        software: Versions and engine, recorded in each shard.
+        seal_bytes: A shard is sealed when its features reach this size.
+        seal_seconds: It is also sealed when its oldest video has waited so long.
+    """
+
+    def __init__(
+        self, folder: Path, spec: Spec, software: Mapping[str, str], seal_bytes: int, seal_seconds: float
+    ) -> None:
+        self.folder = folder
+        self.spec = spec
+        self._software = dict(software)
+        self._seal_bytes = seal_bytes
+        self._seal_seconds = seal_seconds
+        self._rows: list[VideoRow] = []
+        self._timestamps_ms: list[NDArray[np.float64]] = []
+        self._spool: IO[bytes] | None = None
+        self._waiting_since = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None or issubclass(kind, KeyboardInterrupt):
+                self.seal()
+        finally:
+            if self._spool is not None:
+                self._spool.close()
+
+    @property
+    def last_shard(self) -> int:
+        """Number of the feature set's newest shard; 0 when there is none."""
+        return max((shard_number(path) or 0 for path in self.folder.iterdir()), default=0)
+
+    def open_video(self) -> VideoBuffer:
+        """A buffer for one video's features, to be handed to :meth:`add` or closed."""
+        return VideoBuffer(self.folder)
+
+    def add(self, buffer: VideoBuffer, row: VideoRow) -> None:
+        """Takes a whole video; seals the shard when it has become large enough.
+
+        Raises:
+            ValueError: The row does not count the buffer's frames, or there are none.
+            OSError: The disk refused.
+        """
+        if row.length != buffer.num_frames or not buffer.num_frames:
+            buffer.close()
+            raise ValueError(
+                f"{row.video_id}: expected a row of 1 or more frames, found {row.length} of {buffer.num_frames}"
+            )
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
+            self._waiting_since = time.monotonic()
+        self._spool.seek(0, os.SEEK_END)  # a seal that failed has left it elsewhere
+        buffer.features.seek(0)
+        while block := buffer.features.read(_COPY_BYTES):
+            self._spool.write(block)
+        buffer.close()
+        self._rows.append(row)
+        self._timestamps_ms += buffer.timestamps_ms
+        if self._spool.tell() >= self._seal_bytes:
+            self.seal()
+
+    def seal_if_due(self) -> None:
+        """Seals when the oldest waiting video has waited ``seal_seconds``."""
+        if self._rows and time.monotonic() - self._waiting_since >= self._seal_seconds:
+            self.seal()
+
+    def seal(self) -> None:
+        """Makes everything added so far visible as one shard; does nothing when there is nothing.
+
+        Raises:
+            OSError: The disk refused; no shard became visible.
+        """
+        if self._spool is None:
+            return
+        name = f"shard-{self.last_shard + 1:06d}-{secrets.token_hex(4)}.h5"
+        partial = self.folder / f".{name}.partial"
+        spool = self._spool
+        spool.seek(0)
+        try:
+            write_shard(partial, self.spec, self._software, self._rows, spool.read, np.concatenate(self._timestamps_ms))
+            publish(partial, self.folder / name)
+        finally:
+            partial.unlink(missing_ok=True)
+        spool.close()
+        self._spool, self._rows, self._timestamps_ms = None, [], []
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Makes a closed file visible under its name, whole and durable: fsync, rename, fsync of the folder."""
+    with partial.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
