@@ -1,0 +1,74 @@
+"""``framecache-extract``: frozen-CNN features of videos, computed once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
+from framecache.extract.config import ExtractConfig, ExtractReport
+from framecache.extract.pipeline import extract
+
+app = make_app(
+    "framecache-extract",
+    "Run a frozen CNN over all frames of a video data set, once, and store the features.\n\n"
+    "Example: framecache-extract videos/manifest.csv --reduce gap gmp\n"
+    "Example: framecache-extract videos/ --backbone MobileNetV2 --sample fps=8",
+)
+_SHOWN_FAILURES = 20
+
+
+@app.default
+def main_command(
+    source: Annotated[
+        Path, Parameter(help="A manifest, a folder of class folders, of videos or of images, or one video.")
+    ],
+    /,
+    *,
+    config: Annotated[ExtractConfig | None, Parameter(name="*", consume_multiple=True)] = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print the report as JSON.")] = False,
+) -> int:
+    """Compute what is missing of a source's features."""
+    report = extract(source, config, progress=True)
+    if json_output:
+        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _print_report(report)
+    return SOME_FAILED if report.failed else OK
+
+
+def _print_report(report: ExtractReport) -> None:
+    for name in report.feature_sets:
+        print(name)
+    print(
+        f"{report.num_videos} videos: {report.computed} computed, {report.cached} cached, "
+        f"{report.duplicates} duplicate, {len(report.failed)} failed"
+    )
+    if report.num_frames:
+        print(
+            f"{report.num_frames} frames in {report.seconds:.1f} s ({report.num_frames / report.seconds:.0f} frames/s, "
+            f"{report.engine}), {format_bytes(report.num_bytes)} of features"
+        )
+    for video_id, reason in list(report.failed.items())[:_SHOWN_FAILURES]:
+        print(f"failed: {video_id}: {reason}")
+    if len(report.failed) > _SHOWN_FAILURES:
+        print(f"… and {len(report.failed) - _SHOWN_FAILURES} more: framecache ledger {report.feature_sets[0]} --failed")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The console script."""
+    signal.signal(signal.SIGTERM, _interrupt)  # a polite end seals what is complete, as Ctrl-C does
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

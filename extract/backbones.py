@@ -1,0 +1,292 @@
+"""Backbones: frozen CNNs, each with its own preprocessing, weights digest and taps."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from framecache.cache.errors import InputError
+from framecache.cache.plugins import import_callable
+from framecache.cache.quiet import quiet_stderr
+from framecache.extract.video import Geometry
+
+DEFAULT_BACKBONE = "efficientnet-lite0"
+LITE0_NORMALISATION = "(x-127)/128"
+NO_NORMALISATION = "none"
+RANDOM_WEIGHTS_SEED = 0
+
+# The input size of each keras.applications network where it is not 224.
+_APPLICATION_SIZES = {
+    "EfficientNetB1": 240,
+    "EfficientNetB2": 260,
+    "EfficientNetB3": 300,
+    "EfficientNetB4": 380,
+    "EfficientNetB5": 456,
+    "EfficientNetB6": 528,
+    "EfficientNetB7": 600,
+    "EfficientNetV2B1": 240,
+    "EfficientNetV2B2": 260,
+    "EfficientNetV2B3": 300,
+    "EfficientNetV2S": 384,
+    "EfficientNetV2M": 480,
+    "EfficientNetV2L": 480,
+    "InceptionResNetV2": 299,
+    "InceptionV3": 299,
+    "NASNetLarge": 331,
+    "Xception": 299,
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen CNN, ready to be tapped.
+
+    Attributes:
+        name: As in the spec and in the feature set's name.
+        model: The Keras model; its input is the normalised picture ``(B, H, W, 3)``, float32.
+        geometry: How a picture becomes that input's size.
+        normalisation: What happens to RGB values in [0, 255] before the model: ``(x-127)/128``, ``none``, or
+            the name of a keras.applications module whose ``preprocess_input`` it is.
+        default_tap: The last layer that gives a feature map.
+    """
+
+    name: str
+    model: Any
+    geometry: Geometry
+    normalisation: str
+    default_tap: str
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The spec's part on preprocessing."""
+        return {**asdict(self.geometry), "normalisation": self.normalisation, "scaler": "swscale"}
+
+    def normalise(self, pixels: Any) -> Any:
+        """RGB float32 tensor in [0, 255] → the model's input."""
+        if self.normalisation == NO_NORMALISATION:
+            return pixels
+        if self.normalisation == LITE0_NORMALISATION:
+            return (pixels - 127.0) / 128.0
+        return _preprocess_input(self.normalisation)(pixels)
+
+    def map_shape(self, tap: str) -> tuple[int, int, int]:
+        """Shape ``(h, w, C)`` of the feature map at a layer.
+
+        Raises:
+            InputError: No such layer (with the near names), or it gives no feature map of fixed size.
+        """
+        names = [layer.name for layer in self.model.layers]
+        if tap not in names:
+            near = difflib.get_close_matches(tap, names, 3) or _tap_names(self.model)[-3:]
+            raise InputError(f"--tap {tap!r}: {self.name} has no such layer; did you mean {', '.join(near)}?")
+        shape = _output_shape(self.model.get_layer(tap))
+        if shape is None:
+            raise InputError(
+                f"--tap {tap!r}: expected a layer that gives a feature map (h, w, C); the last ones of "
+                f"{self.name} are {', '.join(_tap_names(self.model)[-3:])}"
+            )
+        return shape
+
+    def weights_digest(self) -> str:
+        """SHA-256 over every layer's class, settings and weights, 64 hexadecimal characters."""
+        digest = hashlib.sha256()
+        _digest_layers(self.model, digest)
+        return digest.hexdigest()
+
+
+def load_backbone(name: str, weights: str | None = None, normalisation: str | None = None) -> Backbone:
+    """Builds a frozen CNN.
+
+    Args:
+        name: ``efficientnet-lite0``, any keras.applications network (in any case, with or without hyphens),
+            a ``.keras`` file, or ``module:callable`` that returns a Keras model.
+        weights: A file of weights, or ``random`` (seeded); by default the ImageNet weights, or those that the
+            model brings along.
+        normalisation: For a model of one's own: the keras.applications module whose ``preprocess_input`` it
+            wants, such as ``resnet50``; by default it gets RGB in [0, 255].
+
+    Raises:
+        InputError: There is no such network, file or callable, or the weights cannot be had.
+    """
+    with quiet_stderr():
+        import tensorflow  # noqa: F401
+    if normalisation is not None:
+        _preprocess_input(normalisation)
+    own = name.endswith(".keras") or ":" in name
+    if not own and normalisation is not None:
+        raise InputError(f"--preprocessing {normalisation!r}: {name} has its own; it is for a model of one's own")
+    if own:
+        if weights is not None:
+            raise InputError(f"--weights {weights!r}: {name} brings its own weights; leave --weights out")
+        return _own_backbone(name, normalisation or NO_NORMALISATION)
+    if _plain(name) == _plain(DEFAULT_BACKBONE):
+        return _efficientnet_lite0(weights)
+    return _application(name, weights)
+
+
+def _efficientnet_lite0(weights: str | None) -> Backbone:
+    from framecache.extract import efficientnet_lite0 as lite0
+
+    if weights == "random":
+        raise InputError(f"--weights random: {DEFAULT_BACKBONE} has its ImageNet weights; leave --weights out")
+    model = lite0.build_efficientnet_lite0(None if weights is None else _weights_file(weights))
+    size = lite0.INPUT_SIZE
+    # Evaluated as in its training: the central 224/256 of the shorter side, bicubic.
+    geometry = Geometry(size, size, fit="crop", crop_fraction=0.875, interpolation="bicubic")
+    return Backbone(DEFAULT_BACKBONE, model, geometry, LITE0_NORMALISATION, lite0.LAST_MAP)
+
+
+def application_names() -> dict[str, Callable[..., Any]]:
+    """Every network of keras.applications, by its name there."""
+    import keras
+
+    return {
+        name: builder
+        for name, builder in vars(keras.applications).items()
+        if inspect.isfunction(builder) and name[0].isupper()
+    }
+
+
+def _application(name: str, weights: str | None) -> Backbone:
+    import keras
+
+    networks = application_names()
+    by_plain = {_plain(network): network for network in networks}
+    if _plain(name) not in by_plain:
+        known = [DEFAULT_BACKBONE, *networks]
+        near_plain = difflib.get_close_matches(_plain(name), [_plain(network) for network in known], 3, 0.5)
+        near = [network for network in known if _plain(network) in near_plain]
+        raise InputError(
+            f"--backbone {name!r}: no such network; did you mean {', '.join(near)}?"
+            if near
+            else f"--backbone {name!r}: no such network; expected {DEFAULT_BACKBONE}, a keras.applications name, "
+            "a .keras file or module:callable"
+        )
+    network = by_plain[_plain(name)]
+    size = _APPLICATION_SIZES.get(network, 224)
+    if weights == "random":
+        keras.utils.set_random_seed(RANDOM_WEIGHTS_SEED)
+    source = "imagenet" if weights is None else None if weights == "random" else str(_weights_file(weights))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where Keras reports a download
+            model = networks[network](include_top=False, weights=source, input_shape=(size, size, 3))
+    except Exception as error:  # Keras raises bare Exception when a download fails
+        if source == "imagenet":
+            raise InputError(
+                f"--backbone {network}: its ImageNet weights cannot be downloaded ({_first_line(error)}); name a "
+                "weights file with --weights FILE, put it into ~/.keras/models, or use --backbone "
+                f"{DEFAULT_BACKBONE}, which needs no download"
+            ) from error
+        raise InputError(
+            f"--weights {weights}: does not fit {network} without its top ({_first_line(error)})"
+        ) from error
+    # keras.applications documents pictures that are stretched to the input size (image_dataset_from_directory).
+    geometry = Geometry(size, size, fit="stretch", interpolation="bilinear")
+    module = networks[network].__module__.rpartition(".")[2]
+    return Backbone(network, model, geometry, module, _last_map(model, network))
+
+
+def _own_backbone(name: str, normalisation: str) -> Backbone:
+    model = _load_keras_file(Path(name)) if name.endswith(".keras") else _call(name)
+    shape = model.input_shape
+    if not (isinstance(shape, tuple) and len(shape) == 4 and shape[3] == 3 and None not in shape[1:]):
+        raise InputError(f"--backbone {name}: expected one input of fixed size (None, height, width, 3), found {shape}")
+    geometry = Geometry(shape[1], shape[2], fit="stretch", interpolation="bilinear")
+    short = Path(name).stem if name.endswith(".keras") else name.rpartition(":")[2]
+    return Backbone(short, model, geometry, normalisation, _last_map(model, name))
+
+
+def _load_keras_file(path: Path) -> Any:
+    import keras
+
+    if not path.is_file():
+        raise InputError(f"--backbone {path}: no such file; expected a model saved by Keras 3")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged file makes Keras raise whatever its parts raise
+        raise InputError(f"--backbone {path}: not a Keras 3 model that loads safely ({_first_line(error)})") from error
+
+
+def _call(name: str) -> Any:
+    import keras
+
+    model = import_callable(name, "--backbone")()
+    if not isinstance(model, keras.Model):
+        raise InputError(f"--backbone {name}: expected it to return a Keras model, found {type(model).__name__}")
+    return model
+
+
+def _preprocess_input(module: str) -> Callable[[Any], Any]:
+    import keras
+
+    modules = {
+        name: found
+        for name, found in vars(keras.applications).items()
+        if inspect.ismodule(found) and hasattr(found, "preprocess_input")
+    }
+    if module not in modules:
+        near = difflib.get_close_matches(module, modules, 3, 0.5) or sorted(modules)
+        raise InputError(
+            f"--preprocessing {module!r}: no such module in keras.applications; did you mean {', '.join(near)}?"
+        )
+    return modules[module].preprocess_input  # type: ignore[no-any-return]
+
+
+def _weights_file(weights: str) -> Path:
+    path = Path(weights)
+    if not path.is_file():
+        raise InputError(f"--weights {weights!r}: no such file; expected a file of weights, or 'random'")
+    return path
+
+
+def _output_shape(layer: Any) -> tuple[int, int, int] | None:
+    """``(h, w, C)`` where the layer gives one feature map of fixed size."""
+    try:
+        shape = tuple(layer.output.shape)
+    except (AttributeError, ValueError):
+        return None
+    return shape[1:] if len(shape) == 4 and None not in shape[1:] else None
+
+
+def _tap_names(model: Any) -> list[str]:
+    return [layer.name for layer in model.layers if _output_shape(layer) is not None]
+
+
+def _last_map(model: Any, name: str) -> str:
+    names = _tap_names(model)
+    if not names:
+        raise InputError(f"--backbone {name}: none of its layers gives a feature map (h, w, C) of fixed size")
+    return names[-1]
+
+
+def _digest_layers(model: Any, digest: Any) -> None:
+    """Adds layers in their order; names are left out, since Keras numbers them anew in each process."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _digest_layers(layer, digest)
+            continue
+        settings = {key: value for key, value in layer.get_config().items() if key not in ("name", "trainable")}
+        digest.update(json.dumps([type(layer).__name__, settings], sort_keys=True, default=str).encode())
+        for value in layer.get_weights():
+            digest.update(str(value.shape).encode())
+            digest.update(value.tobytes())
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,104 @@
+"""Settings of an extraction, and the report of what it did."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from framecache.cache.errors import InputError
+from framecache.cache.sampling import parse_sampling
+from framecache.extract.backbones import DEFAULT_BACKBONE
+from framecache.extract.engines import ENGINE_NAMES
+from framecache.extract.reductions import check_reduction
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Settings of an extraction; each field is a flag of ``framecache-extract`` and a key of its TOML file.
+
+    Attributes:
+        cache: Folder of the cache.
+        root: Folder that a manifest's paths start from and may not leave; by default the manifest's own.
+        backbone: The frozen CNN: efficientnet-lite0, a keras.applications name, a .keras file, module:callable.
+        weights: A file of weights, or random; by default ImageNet's.
+        preprocessing: For a CNN of one's own, the keras.applications module whose preprocess_input it wants.
+        tap: Layers whose feature maps are taken; by default the last map.
+        reduce: Reductions, each a feature set of its own: gap, gmp, gap+gmp, grid.
+        sample: Which frames: all, fps=N, every=N, num=N.
+        dtype: Stored dtype.
+        engine: What runs the CNN.
+        batch_size: Frames per forward pass.
+        workers: Decode processes; 0 for one per two cores.
+        seal_seconds: Computed videos become visible, and safe, at least so often.
+        shard_mb: Shards are sealed at this size, in millions of bytes.
+        retry_failed: Try videos again that failed before.
+        keep_partial: Keep the frames of videos that break midway.
+    """
+
+    cache: Path = Path("features")
+    root: Path | None = None
+    backbone: str = DEFAULT_BACKBONE
+    weights: str | None = None
+    preprocessing: str | None = None
+    tap: tuple[str, ...] = ()
+    reduce: tuple[str, ...] = ("gap",)
+    sample: str = "all"
+    dtype: Literal["float16", "float32"] = "float16"
+    engine: Literal["auto", "tensorflow", "litert"] = "auto"
+    batch_size: int = 16
+    workers: int = 0
+    seal_seconds: float = 60.0
+    shard_mb: float = 512.0
+    retry_failed: bool = False
+    keep_partial: bool = False
+
+    def __post_init__(self) -> None:
+        parse_sampling(self.sample)
+        if not self.reduce:
+            raise InputError("--reduce: expected at least one reduction, found none")
+        for name in self.reduce:
+            check_reduction(name)
+        if self.engine not in ENGINE_NAMES:
+            raise InputError(f"--engine {self.engine!r}: expected one of {', '.join(ENGINE_NAMES)}")
+        positive = {"batch-size": self.batch_size, "seal-seconds": self.seal_seconds, "shard-mb": self.shard_mb}
+        for flag, value in positive.items():
+            if not value > 0:
+                raise InputError(f"--{flag} {value:g}: expected a positive number")
+        if self.workers < 0:
+            raise InputError(f"--workers {self.workers}: expected 0 or more")
+
+
+@dataclass
+class ExtractReport:
+    """What a run did.
+
+    Attributes:
+        feature_sets: Names of the feature sets, in the order of taps and reductions.
+        num_videos: Videos of the source.
+        computed: Videos that went through the CNN.
+        cached: Videos that every feature set had already.
+        duplicates: Videos whose content is stored under another name.
+        failed: Reason per ``video_id`` that has no features in some feature set.
+        num_frames: Frames that went through the CNN.
+        num_bytes: Bytes of features written.
+        seconds: Wall time of decoding, computing and writing, without start-up.
+        engine: What ran the CNN; empty when there was nothing to run.
+    """
+
+    feature_sets: list[str]
+    num_videos: int
+    computed: int = 0
+    cached: int = 0
+    duplicates: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    num_frames: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+    engine: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+        value: dict[str, Any] = json.loads(json.dumps(vars(self)))
+        return value

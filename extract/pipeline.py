@@ -1,0 +1,290 @@
+"""The extraction: decode ahead, cut batches across videos, one forward pass, many feature sets."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from framecache.cache.folders import read_source
+from framecache.cache.ledger import append_journal
+from framecache.cache.reader import FeatureSet
+from framecache.cache.sampling import parse_sampling
+from framecache.cache.shard import VideoRow
+from framecache.cache.spec import Spec
+from framecache.cache.store import Cache, lock_for_writing
+from framecache.cache.writer import ShardWriter, VideoBuffer
+from framecache.extract.backbones import Backbone, load_backbone
+from framecache.extract.config import ExtractConfig, ExtractReport
+from framecache.extract.decoder import DecoderPool, Finished, Frames
+from framecache.extract.engines import Engine, Output, make_engine
+from framecache.extract.plan import Job, Plan, make_plan
+from framecache.extract.reductions import feature_shape
+from framecache.extract.video import Clip, DecodeStats, Geometry
+
+
+def extract(source: str | Path, config: ExtractConfig | None = None, progress: bool = False) -> ExtractReport:
+    """Computes what is missing of a source's features.
+
+    Args:
+        source: A manifest, a folder of class folders, of videos or of images, or one video.
+        config: Settings; the defaults if None.
+        progress: Whether to show a progress bar, on a terminal.
+
+    Raises:
+        InputError: The source or a setting is wrong; nothing was written.
+        LockedError: Another process writes into one of the feature sets.
+        OSError: The disk refused; what was sealed before stays.
+        KeyboardInterrupt: As it came, after everything complete was sealed.
+    """
+    config = config or ExtractConfig()
+    videos = read_source(Path(source), config.root)
+    backbone = load_backbone(config.backbone, config.weights, config.preprocessing)
+    outputs = [(tap, reduction) for tap in config.tap or (backbone.default_tap,) for reduction in config.reduce]
+    outputs = list(dict.fromkeys(outputs))
+    specs = _resolve_specs(backbone, outputs, config)
+    cache = Cache(config.cache)
+    report = ExtractReport([spec.name for spec in specs], len(videos))
+    with ExitStack() as locks:
+        for spec in sorted(specs, key=lambda spec: spec.name):
+            locks.enter_context(lock_for_writing(cache.create(spec)))
+        sets = [cache[spec.name] for spec in specs]
+        plan = make_plan(videos, sets, config.retry_failed)
+        report.cached = len(plan.cached)
+        if plan.jobs:
+            run = _Run(plan.jobs, sets, config, report)
+            run.compute(backbone, outputs, progress)
+        _settle(plan, [cache[spec.name] for spec in specs], report)
+    return report
+
+
+def _resolve_specs(backbone: Backbone, outputs: Sequence[Output], config: ExtractConfig) -> list[Spec]:
+    shapes = {tap: backbone.map_shape(tap) for tap, _ in outputs}
+    weights = backbone.weights_digest()
+    return [
+        Spec(
+            backbone=backbone.name,
+            weights=weights,
+            tap=tap,
+            default_tap=tap == backbone.default_tap,
+            preprocessing=backbone.preprocessing,
+            sampling=str(parse_sampling(config.sample)),
+            reduction=reduction,
+            feature_shape=feature_shape(reduction, shapes[tap]),
+            dtype=config.dtype,
+        )
+        for tap, reduction in outputs
+    ]
+
+
+def _settle(plan: Plan, sets: Sequence[FeatureSet], report: ExtractReport) -> None:
+    """Writes the ledger rows of videos that have no features of their own, once the others are sealed."""
+    duplicates: set[str] = set()
+    for features, copies, failures in zip(sets, plan.duplicates, plan.failed, strict=True):
+        known = features.ledger()
+        rows = []
+        for row in copies:
+            if features.video_with_content(row.source_digest) is None:
+                row = replace(row, status="failed", reason=f"{row.reason}, which failed")
+                failures.append(row)
+            else:
+                duplicates.add(row.video_id)
+                rows.append(row)
+        rows += failures
+        append_journal(features.folder, features.last_shard, [row for row in rows if known.get(row.video_id) != row])
+        report.failed |= {row.video_id: row.reason for row in failures}
+    report.duplicates = len(duplicates)
+
+
+@dataclass
+class _Work:
+    """A video on its way through the CNN, with a buffer per feature set that lacks it."""
+
+    job: Job
+    buffers: dict[int, VideoBuffer]
+    computed: int = 0
+    finished: Finished | None = None
+
+
+class _Run:
+    """One pass over the videos that lack features."""
+
+    def __init__(
+        self, jobs: Sequence[Job], sets: Sequence[FeatureSet], config: ExtractConfig, report: ExtractReport
+    ) -> None:
+        self._jobs = jobs
+        self._sets = sets
+        self._config = config
+        self._report = report
+        self._needed = sorted({index for job in jobs for index in job.missing})
+        self._works: dict[int, _Work] = {}
+        self._writers: dict[int, ShardWriter] = {}
+
+    def compute(self, backbone: Backbone, outputs: Sequence[Output], progress: bool) -> None:
+        """Decodes, computes and stores; an interrupt seals what is complete before it goes on its way."""
+        config = self._config
+        cores = os.cpu_count() or 1
+        sampling = parse_sampling(config.sample)
+        clips = [
+            Clip(job.video.path, sampling, backbone.geometry, job.video.start, job.video.end, config.keep_partial)
+            for job in self._jobs
+        ]
+        with ExitStack() as stack:
+            # Workers start decoding while the engine is still being built.
+            decoder = stack.enter_context(DecoderPool(clips, config.workers or max(1, cores // 2)))
+            wanted = [outputs[index] for index in self._needed]
+            engine = make_engine(config.engine, backbone, wanted, config.batch_size, cores)
+            self._report.engine = engine.name
+            bar = stack.enter_context(tqdm(total=len(clips), unit="video", disable=None if progress else True))
+            stack.callback(self._drop_unfinished)
+            for index in self._needed:
+                writer = ShardWriter(
+                    self._sets[index].folder,
+                    self._sets[index].spec,
+                    _software(engine),
+                    int(config.shard_mb * 1e6),
+                    config.seal_seconds,
+                )
+                self._writers[index] = stack.enter_context(writer)
+            begin = time.perf_counter()
+            self._pump(decoder, engine, _Batch(engine.batch_size, backbone.geometry), bar)
+            for writer in self._writers.values():
+                writer.seal()
+            self._report.seconds = time.perf_counter() - begin
+
+    def _pump(self, decoder: DecoderPool, engine: Engine, batch: _Batch, bar: Any) -> None:
+        begin = time.perf_counter()
+        for event in decoder:
+            self._begin(event.clip)
+            if isinstance(event, Frames):
+                for full in batch.fill(event):
+                    self._forward(engine, full)
+                    bar.set_postfix_str(f"{self._report.num_frames / (time.perf_counter() - begin):.0f} frames/s")
+            else:
+                self._works[event.clip].finished = event
+                self._settle_if_done(event.clip)
+                bar.update()
+            for writer in self._writers.values():
+                writer.seal_if_due()
+        if batch.num_frames:
+            self._forward(engine, batch)
+
+    def _begin(self, clip: int) -> None:
+        if clip not in self._works:
+            job = self._jobs[clip]
+            self._works[clip] = _Work(job, {index: self._writers[index].open_video() for index in job.missing})
+
+    def _forward(self, engine: Engine, batch: _Batch) -> None:
+        """One pass, and each frame's features into the buffers of its video."""
+        computed = engine.run(batch.frames)
+        stored = {
+            index: _cast(features, self._sets[index].spec.dtype)
+            for index, features in zip(self._needed, computed, strict=True)
+        }
+        begin = 0
+        for clip, timestamps_ms in batch.parts:
+            end = begin + len(timestamps_ms)
+            work = self._works.get(clip)
+            if work is not None:  # else it has failed while its frames waited in the batch
+                for index, buffer in work.buffers.items():
+                    buffer.append(stored[index][begin:end], timestamps_ms)
+                work.computed += end - begin
+                self._settle_if_done(clip)
+            begin = end
+        self._report.num_frames += batch.num_frames
+        batch.clear()
+
+    def _settle_if_done(self, clip: int) -> None:
+        """Hands a video over to the writers once its last frame is computed, or records why it failed."""
+        work = self._works[clip]
+        if work.finished is None:
+            return
+        stats, reason = work.finished.stats, work.finished.reason
+        if reason is None and work.computed < stats.frames_kept:
+            return
+        for index, buffer in work.buffers.items():
+            if reason is None and not buffer.finite:
+                reason = f"a feature is not finite in {self._sets[index].spec.dtype}; try --dtype float32"
+            if reason is not None:
+                buffer.close()
+                self._record_failure(index, work, reason)
+                continue
+            row = VideoRow(
+                video_id=work.job.row.video_id,
+                length=buffer.num_frames,
+                digest=buffer.hexdigest(),
+                source=work.job.row.source,
+                source_digest=work.job.row.source_digest,
+                source_stat=work.job.row.source_stat,
+                frames_expected=stats.frames_expected,
+                frames_decoded=stats.frames_decoded,
+                warnings=tuple(stats.warnings),
+            )
+            self._report.num_bytes += buffer.num_bytes
+            self._writers[index].add(buffer, row)
+        if reason is None:
+            self._report.computed += 1
+        del self._works[clip]
+
+    def _record_failure(self, index: int, work: _Work, reason: str) -> None:
+        stats = work.finished.stats if work.finished else DecodeStats()
+        row = replace(
+            work.job.row,
+            status="failed",
+            reason=reason,
+            warnings=tuple(stats.warnings),
+            frames_expected=stats.frames_expected,
+            frames_decoded=stats.frames_decoded,
+        )
+        append_journal(self._sets[index].folder, self._writers[index].last_shard, [row])
+        self._report.failed[row.video_id] = reason
+
+    def _drop_unfinished(self) -> None:
+        for work in self._works.values():
+            for buffer in work.buffers.values():
+                buffer.close()
+
+
+class _Batch:
+    """Frames of one forward pass, of one video or several."""
+
+    def __init__(self, size: int, geometry: Geometry) -> None:
+        self.frames: NDArray[np.uint8] = np.zeros((size, geometry.height, geometry.width, 3), np.uint8)
+        self.parts: list[tuple[int, NDArray[np.float64]]] = []  # clip, timestamps of its frames in the batch
+        self.num_frames = 0
+
+    def fill(self, event: Frames) -> Iterator[_Batch]:
+        """Takes a block's frames; gives the batch each time it is full, to be computed and cleared."""
+        frames, timestamps_ms = event.block.frames, event.block.timestamps_ms
+        while len(frames):
+            count = min(len(frames), len(self.frames) - self.num_frames)
+            self.frames[self.num_frames : self.num_frames + count] = frames[:count]
+            self.parts.append((event.clip, timestamps_ms[:count]))
+            self.num_frames += count
+            frames, timestamps_ms = frames[count:], timestamps_ms[count:]
+            if self.num_frames == len(self.frames):
+                yield self
+
+    def clear(self) -> None:
+        """Empties the batch; old pixels stay as the padding of a last, partial one."""
+        self.parts, self.num_frames = [], 0
+
+
+def _cast(features: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    with np.errstate(over="ignore"):  # an overflow becomes inf, which fails its video with a reason
+        return features.astype(dtype)
+
+
+def _software(engine: Engine) -> dict[str, str]:
+    """Versions of what computes, for the record in each shard."""
+    packages = ("framecache", "tensorflow", "keras", "ai-edge-litert", "av", "numpy")
+    return {"engine": engine.name, **{package: importlib.metadata.version(package) for package in packages}}

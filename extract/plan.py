@@ -1,0 +1,121 @@
+"""What is missing: the (feature set, video) pairs that a run has to compute, and those it need not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from framecache.cache.fingerprint import digest_source, stat_source
+from framecache.cache.ledger import LedgerRow
+from framecache.cache.manifest import Video, printable
+from framecache.cache.reader import FeatureSet
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video whose features are missing from some feature sets.
+
+    Attributes:
+        video: What to decode.
+        row: Its ledger row so far: name, source, digest and signature.
+        missing: Indices of the feature sets that lack it.
+    """
+
+    video: Video
+    row: LedgerRow
+    missing: tuple[int, ...]
+
+
+@dataclass
+class Plan:
+    """The work of one run.
+
+    Attributes:
+        jobs: Videos to decode and compute.
+        cached: ``video_id`` of those that every feature set has already.
+        duplicates: Per feature set, rows of videos whose content it holds or will hold under another name.
+        failed: Per feature set, rows of videos that failed before (and are not tried again) or cannot be read.
+    """
+
+    jobs: list[Job]
+    cached: list[str]
+    duplicates: list[list[LedgerRow]]
+    failed: list[list[LedgerRow]]
+
+
+@dataclass
+class _Known:
+    """What one feature set knows, and what this run will add to it."""
+
+    features: FeatureSet
+    rows: dict[str, LedgerRow]
+    planned: dict[str, str] = field(default_factory=dict)  # source_digest → video_id
+
+
+def make_plan(videos: Sequence[Video], sets: Sequence[FeatureSet], retry_failed: bool) -> Plan:
+    """Compares videos with what the feature sets hold, by content and not by name.
+
+    A file is read only where its signature (size, times, inode) differs from the one in the ledger.
+
+    Args:
+        videos: What should be there.
+        sets: The feature sets of this run.
+        retry_failed: Whether videos that failed with the same content are tried again.
+    """
+    known = [_Known(features, features.ledger()) for features in sets]
+    plan = Plan([], [], [[] for _ in sets], [[] for _ in sets])
+    for video in videos:
+        row = _identify(video, known)
+        if row.status == "failed":
+            for failed in plan.failed:
+                failed.append(row)
+            continue
+        states = [_place(row, one, retry_failed) for one in known]
+        for index, state in enumerate(states):
+            if isinstance(state, LedgerRow):
+                (plan.failed if state.status == "failed" else plan.duplicates)[index].append(state)
+        missing = tuple(index for index, state in enumerate(states) if state == "missing")
+        if missing:
+            plan.jobs.append(Job(video, row, missing))
+        elif all(state == "cached" for state in states):
+            plan.cached.append(video.video_id)
+    return plan
+
+
+def _identify(video: Video, known: Sequence[_Known]) -> LedgerRow:
+    """The video's ledger row with its digest and signature; ``failed`` when the file cannot be read."""
+    source = printable(str(video.path))
+    try:
+        stat = stat_source(video.path)
+        digest = ""
+        for one in known:
+            before = one.rows.get(video.video_id)
+            if before is not None and before.source_stat == stat:
+                digest = before.source_digest.partition("#")[0]
+        digest = (digest or digest_source(video.path)) + video.segment
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        return LedgerRow(video.video_id, source, "failed", reason=reason)
+    return LedgerRow(video.video_id, source, "ok", source_digest=digest, source_stat=stat)
+
+
+def _place(row: LedgerRow, known: _Known, retry_failed: bool) -> str | LedgerRow:
+    """``cached``, ``missing``, or the row that says ``duplicate`` or ``failed``."""
+    before = known.rows.get(row.video_id)
+    if before is not None and before.source_digest == row.source_digest:
+        if before.status == "failed" and not retry_failed:
+            return before
+        if before.status != "failed" and row.video_id in known.features:
+            return "cached"
+    original = known.features.video_with_content(row.source_digest) or known.planned.get(row.source_digest)
+    if original is None:
+        known.planned[row.source_digest] = row.video_id
+        return "missing"
+    return LedgerRow(
+        row.video_id,
+        row.source,
+        "duplicate",
+        reason=f"same content as {original}",
+        source_digest=row.source_digest,
+        source_stat=row.source_stat,
+    )

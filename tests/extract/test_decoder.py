@@ -1,0 +1,82 @@
+"""Decode workers: all clips come through, and a crash costs one of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framecache.cache.sampling import Sampling
+from framecache.extract.decoder import DecoderPool, Finished, Frames
+from framecache.extract.video import Clip, Geometry
+
+from .conftest import shades, write_video
+
+
+def make_clips(folder: Path, counts: list[int]) -> list[Clip]:
+    return [
+        Clip(write_video(folder / f"{index}.mp4", shades(count)), Sampling(), Geometry(16, 16))
+        for index, count in enumerate(counts)
+    ]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_every_clip_comes_whole_in_order_and_ends_once(tmp_path: Path, num_workers: int) -> None:
+    counts = [3, 40, 1, 17, 16]
+    times: dict[int, list[float]] = {index: [] for index in range(len(counts))}
+    ended = []
+    with DecoderPool(make_clips(tmp_path, counts), num_workers) as pool:
+        for event in pool:
+            if isinstance(event, Frames):
+                assert event.clip not in ended
+                times[event.clip] += event.block.timestamps_ms.tolist()
+            else:
+                assert event.reason is None
+                assert event.stats.frames_kept == counts[event.clip]
+                ended.append(event.clip)
+    assert sorted(ended) == list(range(len(counts)))
+    for index, count in enumerate(counts):
+        np.testing.assert_allclose(times[index], np.arange(count) * 100)
+
+
+def test_a_broken_clip_does_not_stop_the_others(tmp_path: Path) -> None:
+    clips = make_clips(tmp_path, [3, 3, 3])
+    clips[1].path.write_bytes(b"no video")
+    with DecoderPool(clips, 1) as pool:
+        reasons = {event.clip: event.reason for event in pool if isinstance(event, Finished)}
+    assert reasons[0] is None
+    assert reasons[2] is None
+    assert "cannot be opened" in str(reasons[1])
+
+
+def test_a_crash_of_the_decoder_costs_one_clip(tmp_path: Path) -> None:
+    # Frames of 2 MB do not fit into the socket's buffer: the worker is still busy when it is killed.
+    clips = [Clip(clip.path, clip.sampling, Geometry(800, 800)) for clip in make_clips(tmp_path, [60, 3])]
+    reasons: dict[int, str | None] = {}
+    with DecoderPool(clips, 1) as pool:
+        for event in pool:
+            if isinstance(event, Finished):
+                reasons[event.clip] = event.reason
+            elif event.clip == 0 and 0 not in reasons:
+                process = pool._workers[0]._process
+                if process is not None:
+                    process.kill()
+    assert reasons == {0: "the decoder crashed (SIGKILL)", 1: None}
+
+
+def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
+    with DecoderPool(make_clips(tmp_path, [40, 40]), 2) as pool:
+        next(iter(pool))
+        processes = [worker._process for worker in pool._workers]
+    for process in processes:
+        assert process is not None
+        assert process.wait(timeout=5) != 0
+
+
+def test_a_worker_does_not_load_tensorflow() -> None:
+    code = "import framecache.extract.decode_worker, sys; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,313 @@
+"""The extraction as a whole: what is computed, what is not computed again, and what never vanishes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from framecache.cache import open_cache
+from framecache.cache.errors import InputError, LockedError
+from framecache.cache.sampling import Sampling
+from framecache.cache.store import lock_for_writing
+from framecache.extract import pipeline
+from framecache.extract.backbones import load_backbone
+from framecache.extract.config import ExtractConfig
+from framecache.extract.pipeline import extract
+from framecache.extract.video import Clip, DecodeStats, decode
+
+from .conftest import shades, write_video
+
+
+@pytest.fixture
+def config(tiny_backbone: str, tmp_path: Path) -> ExtractConfig:
+    return ExtractConfig(cache=tmp_path / "features", backbone=tiny_backbone, engine="tensorflow", batch_size=4)
+
+
+def digests(config: ExtractConfig, name: str = "build.gap") -> dict[str, str]:
+    ledger = open_cache(config.cache)[name].ledger()
+    return {video_id: row.feature_digest for video_id, row in ledger.items()}
+
+
+def test_cached_features_are_those_of_each_frame_alone(clips: Path, config: ExtractConfig) -> None:
+    report = extract(clips, replace(config, dtype="float32"))
+    assert (report.num_videos, report.computed, report.num_frames, report.failed) == (3, 3, 16, {})
+    features = open_cache(config.cache)["build.gap"]
+    backbone = load_backbone(config.backbone)
+    import keras
+
+    network = keras.Model(backbone.model.input, backbone.model.get_layer("late").output)
+    for video_id, count in (("a/one.mp4", 5), ("a/two.mp4", 7), ("b/three.mp4", 4)):
+        (block,) = decode(Clip(clips / video_id, Sampling(), backbone.geometry), DecodeStats())
+        live = np.asarray(network(block.frames.astype(np.float32), training=False)).mean(axis=(1, 2))
+        assert features[video_id].shape == (count, 6)
+        np.testing.assert_allclose(features[video_id], live, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(features.timestamps_ms(video_id), np.arange(count) * 100)
+
+
+def test_neither_the_order_of_videos_nor_the_workers_change_a_digest(
+    clips: Path, config: ExtractConfig, tmp_path: Path
+) -> None:
+    extract(clips, config)
+    manifest = clips / "manifest.csv"
+    manifest.write_text("path\nb/three.mp4\na/two.mp4\na/one.mp4\n")
+    other = replace(config, cache=tmp_path / "other", workers=3, seal_seconds=0.01)
+    extract(manifest, other)
+    assert digests(config) == digests(other)
+
+
+def test_one_pass_gives_every_tap_and_reduction(clips: Path, config: ExtractConfig) -> None:
+    report = extract(clips, replace(config, tap=("early", "late"), reduce=("gap", "gmp", "grid")))
+    assert report.num_frames == 16
+    cache = open_cache(config.cache)
+    assert {name.rpartition("-")[0] for name in cache} == {
+        f"build{tap}.{reduction}" for tap in ("", "@early") for reduction in ("gap", "gmp", "grid")
+    }
+    grid, gap, gmp = (cache[f"build@early.{reduction}"]["a/two.mp4"] for reduction in ("grid", "gap", "gmp"))
+    assert grid.shape == (7, 8, 8, 4)
+    np.testing.assert_allclose(grid.astype(np.float32).mean(axis=(1, 2)), gap, rtol=1e-2, atol=1e-3)
+    np.testing.assert_array_equal(grid.max(axis=(1, 2)), gmp)
+
+
+def test_a_second_run_decodes_nothing(clips: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a video was decoded")
+
+    extract(clips, config)
+    monkeypatch.setattr(pipeline, "DecoderPool", refuse)
+    report = extract(clips, config)
+    assert (report.computed, report.cached, report.num_frames) == (0, 3, 0)
+
+
+def test_another_reduction_later_computes_only_that_one(clips: Path, config: ExtractConfig) -> None:
+    extract(clips, config)
+    before = {path: path.stat().st_mtime_ns for path in config.cache.rglob("*.h5")}
+    report = extract(clips, replace(config, reduce=("gap", "gmp")))
+    assert (report.computed, report.num_frames) == (3, 16)
+    after = {path: path.stat().st_mtime_ns for path in config.cache.rglob("*.h5")}
+    assert before.items() < after.items()
+    assert all("gmp" in path.parent.name for path in after.keys() - before.keys())
+
+
+def test_one_more_video_computes_only_that_one(clips: Path, config: ExtractConfig) -> None:
+    extract(clips, replace(config, reduce=("gap", "gmp")))
+    write_video(clips / "b/four.mp4", shades(9))
+    report = extract(clips, replace(config, reduce=("gap", "gmp")))
+    assert (report.computed, report.cached, report.num_frames) == (1, 3, 9)
+    assert len(open_cache(config.cache)["build.gap"]) == len(open_cache(config.cache)["build.gmp"]) == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sample": "every=2"},
+        {"dtype": "float32"},
+        {"backbone": "tiny_backbone:other"},
+        {"preprocessing": "mobilenet_v2"},
+        {"tap": ("early",)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_the_numbers_makes_another_feature_set(
+    clips: Path, config: ExtractConfig, change: dict[str, Any]
+) -> None:
+    (first,) = extract(clips, config).feature_sets
+    before = digests(config, first)
+    (second,) = extract(clips, replace(config, **change)).feature_sets
+    assert first != second
+    assert digests(config, first) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 16}, {"workers": 2}, {"shard_mb": 1e-4}, {"engine": "litert"}, {"tap": ("late",)}],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_no_number_keeps_the_feature_set(
+    clips: Path, config: ExtractConfig, change: dict[str, Any]
+) -> None:
+    (first,) = extract(clips, config).feature_sets
+    report = extract(clips, replace(config, **change))
+    assert (report.feature_sets, report.cached) == ([first], 3)
+
+
+def test_a_changed_file_under_an_old_name_is_computed_again(clips: Path, config: ExtractConfig) -> None:
+    extract(clips, config)
+    before = digests(config)
+    write_video(clips / "a/one.mp4", shades(6)[::-1])
+    report = extract(clips, config)
+    assert (report.computed, report.cached) == (1, 2)
+    features = open_cache(config.cache)["build.gap"]
+    assert len(features["a/one.mp4"]) == 6
+    assert digests(config)["a/one.mp4"] != before["a/one.mp4"]
+
+
+def test_a_changed_file_of_the_same_size_and_time_is_still_noticed(clips: Path, config: ExtractConfig) -> None:
+    extract(clips, config)
+    path = clips / "a/one.mp4"
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert extract(clips, config).computed == 1
+
+
+def test_a_touched_file_is_not_computed_again(clips: Path, config: ExtractConfig) -> None:
+    extract(clips, config)
+    os.utime(clips / "a/one.mp4", (1, 1))
+    assert extract(clips, config).cached == 3
+
+
+def test_an_identical_file_under_a_new_name_costs_no_pass(clips: Path, config: ExtractConfig) -> None:
+    extract(clips, config)
+    shutil.copy(clips / "a/one.mp4", clips / "b/copy.mp4")
+    report = extract(clips, config)
+    assert (report.computed, report.duplicates, report.num_frames) == (0, 1, 0)
+    features = open_cache(config.cache)["build.gap"]
+    np.testing.assert_array_equal(features["b/copy.mp4"], features["a/one.mp4"])
+    assert features.ledger()["b/copy.mp4"].status == "duplicate"
+    assert extract(clips, config).cached == 4
+
+
+def test_copies_within_one_run_are_computed_once(clips: Path, config: ExtractConfig) -> None:
+    shutil.copy(clips / "a/one.mp4", clips / "b/copy.mp4")
+    report = extract(clips, config)
+    assert (report.computed, report.duplicates, report.num_frames) == (3, 1, 16)
+    assert len(open_cache(config.cache)["build.gap"]) == 4
+
+
+def test_a_copy_of_a_broken_video_fails_with_it(clips: Path, config: ExtractConfig) -> None:
+    for name in ("x", "y"):
+        (clips / f"{name}.mp4").write_bytes(b"no video at all")
+    report = extract(clips, config)
+    assert set(report.failed) == {"x.mp4", "y.mp4"}
+    rows = open_cache(config.cache)["build.gap"].ledger()
+    assert rows["y.mp4"].status == "failed"
+    assert "same content as x.mp4" in rows["y.mp4"].reason
+
+
+def test_every_video_ends_in_the_ledger_and_bad_ones_stop_nothing(clips: Path, config: ExtractConfig) -> None:
+    (clips / "bad.mp4").write_bytes(b"no video at all")
+    (clips / "empty.mp4").write_bytes(b"")
+    report = extract(clips, config)
+    assert report.computed == 3
+    rows = open_cache(config.cache)["build.gap"].ledger()
+    assert {name: row.status for name, row in rows.items()} == {
+        "a/one.mp4": "ok",
+        "a/two.mp4": "ok",
+        "b/three.mp4": "ok",
+        "bad.mp4": "failed",
+        "empty.mp4": "failed",
+    }
+    assert report.failed == {name: rows[name].reason for name in ("bad.mp4", "empty.mp4")}
+    assert all(report.failed.values())
+
+
+def test_a_failed_video_is_reported_again_but_tried_again_only_when_asked(clips: Path, config: ExtractConfig) -> None:
+    (clips / "bad.mp4").write_bytes(b"no video at all")
+    extract(clips, config)
+    ledger = (config.cache / extract(clips, config).feature_sets[0] / "ledger.jsonl").read_text()
+    again = extract(clips, config)
+    assert set(again.failed) == {"bad.mp4"}
+    assert (config.cache / again.feature_sets[0] / "ledger.jsonl").read_text() == ledger
+    assert again.engine == ""  # nothing was run
+    assert extract(clips, replace(config, retry_failed=True)).engine == "tensorflow"
+
+
+def test_a_mended_video_is_tried_again_without_asking(clips: Path, config: ExtractConfig) -> None:
+    (clips / "bad.mp4").write_bytes(b"no video at all")
+    extract(clips, config)
+    write_video(clips / "bad.mp4", shades(3))
+    report = extract(clips, config)
+    assert (report.computed, report.failed) == (1, {})
+    assert open_cache(config.cache)["build.gap"].ledger()["bad.mp4"].status == "ok"
+
+
+def test_a_video_that_breaks_after_it_was_cached_is_no_longer_served(clips: Path, config: ExtractConfig) -> None:
+    extract(clips, config)
+    (clips / "a/one.mp4").write_bytes(b"overwritten")
+    extract(clips, config)
+    features = open_cache(config.cache)["build.gap"]
+    assert "a/one.mp4" not in features
+    assert features.ledger()["a/one.mp4"].status == "failed"
+
+
+def test_numbers_too_large_for_float16_fail_with_the_way_out(clips: Path, config: ExtractConfig) -> None:
+    report = extract(clips, replace(config, backbone="tiny_backbone:large"))
+    assert set(report.failed) == {"a/one.mp4", "a/two.mp4", "b/three.mp4"}
+    assert "not finite in float16; try --dtype float32" in report.failed["a/one.mp4"]
+    assert extract(clips, replace(config, backbone="tiny_backbone:large", dtype="float32")).failed == {}
+
+
+def test_an_unreadable_video_is_a_failure_of_its_own(clips: Path, config: ExtractConfig) -> None:
+    os.mkfifo(clips / "pipe.mp4")
+    report = extract(clips, config)
+    assert report.failed == {"pipe.mp4": "cannot be read: not a regular file"}
+    assert report.computed == 3
+
+
+def test_an_interrupt_seals_what_is_complete_and_the_next_run_goes_on(
+    clips: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_engine = pipeline.make_engine
+
+    def make_tired_engine(*arguments: Any) -> Any:
+        engine = make_engine(*arguments)
+        run, passes = engine.run, iter(range(2))
+
+        def run_twice(frames: Any) -> Any:
+            if next(passes, None) is None:
+                raise KeyboardInterrupt
+            return run(frames)
+
+        engine.run = run_twice
+        return engine
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "make_engine", make_tired_engine)
+        with pytest.raises(KeyboardInterrupt):
+            extract(clips, config)
+    assert set(open_cache(config.cache)["build.gap"]) == {"a/one.mp4"}  # 5 frames, of 8 computed
+    assert not list(config.cache.rglob(".*partial"))
+    report = extract(clips, config)
+    assert (report.computed, report.cached) == (2, 1)
+    fresh = replace(config, cache=config.cache.with_name("fresh"))
+    extract(clips, fresh)
+    assert digests(config) == digests(fresh)
+
+
+def test_a_feature_set_that_is_being_written_is_not_written_twice(clips: Path, config: ExtractConfig) -> None:
+    (name,) = extract(clips, config).feature_sets
+    with lock_for_writing(config.cache / name), pytest.raises(LockedError, match="another process is writing"):
+        extract(clips, config)
+
+
+def test_wrong_input_writes_nothing(clips: Path, config: ExtractConfig) -> None:
+    for wrong in ({"tap": ("nope",)}, {"backbone": "nope"}, {"root": Path("/nonexistent")}):
+        with pytest.raises(InputError):
+            extract(clips / "a" / "gone.mp4" if "root" in wrong else clips, replace(config, **wrong))
+    assert not config.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sample": "fps=0"}, "expected all, fps=N, every=N or num=N"),
+        ({"reduce": ()}, "at least one reduction"),
+        ({"reduce": ("gab",)}, "expected one of"),
+        ({"batch_size": 0}, "--batch-size 0: expected a positive number"),
+        ({"shard_mb": -1.0}, "--shard-mb -1: expected a positive number"),
+        ({"seal_seconds": float("nan")}, "--seal-seconds nan"),
+        ({"workers": -1}, "--workers -1: expected 0 or more"),
+        ({"engine": "cuda"}, "expected one of auto, tensorflow, litert"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_setting_out_of_range_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ExtractConfig(**change)
