@@ -1,0 +1,67 @@
+# framecache: `make train` sets up, renders sample clips, extracts their features and trains on them.
+#
+#   make extract DATA=videos/manifest.csv ARGS="--reduce gap gmp"
+#   make train SET=efficientnet-lite0.gap MANIFEST=videos/manifest.csv ARGS="--model bilstm"
+
+PYTHON ?= python3
+VENV   ?= .venv
+CACHE  ?= features
+SAMPLE ?= sample
+DATA   ?= $(SAMPLE)/manifest.csv
+SET    ?= efficientnet-lite0.gap
+ARGS   ?=
+
+BIN := $(VENV)/bin
+# Without a SET of their own, users get the sample extracted before it is trained on.
+SAMPLE_RUN := $(if $(filter file,$(origin SET)),$(if $(MANIFEST),,yes))
+MANIFEST ?= $(SAMPLE)/manifest.csv
+
+.PHONY: help train extract test lint format typecheck clean
+.DELETE_ON_ERROR:
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## */make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+train: $(VENV)/.installed $(if $(SAMPLE_RUN),sample-features)  ## train on SET with MANIFEST and ARGS; alone: on the sample, all set-up included
+	$(BIN)/framecache-train fit $(SET) --manifest $(MANIFEST) --cache $(CACHE) $(ARGS)
+
+extract: $(VENV)/.installed $(if $(filter $(SAMPLE)/manifest.csv,$(DATA)),$(SAMPLE)/manifest.csv)  ## features of DATA into CACHE with ARGS
+	$(BIN)/framecache-extract $(DATA) --cache $(CACHE) $(ARGS)
+
+.PHONY: sample-features
+sample-features: $(SAMPLE)/manifest.csv
+	$(BIN)/framecache-extract $(SAMPLE)/manifest.csv --cache $(CACHE)
+
+$(SAMPLE)/manifest.csv: | $(VENV)/.installed
+	$(BIN)/python -m framecache.extract.render $(SAMPLE)
+
+test: $(VENV)/.installed-dev  ## run all tests
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev  ## mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The folders are mapped to framecache.*; a tree of links shows the type checker the packages as they are imported.
+typecheck: $(VENV)/.installed-dev  ## check types
+	@mkdir -p build/typecheck/framecache
+	@for room in cache extract train; do ln -sfn ../../../$$room build/typecheck/framecache/$$room; done
+	MYPYPATH=build/typecheck $(BIN)/mypy -p framecache.cache -p framecache.extract -p framecache.train
+
+clean:  ## remove what was built; features and runs stay
+	rm -rf $(VENV) $(SAMPLE) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,102 @@
+"""Imports run one way: the cache knows nobody, extraction knows the cache, training knows the cache."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("tensorflow", "keras", "torch", "jax", "ai_edge_litert")
+FORBIDDEN = {
+    "cache": ("framecache.extract", "framecache.train", *HEAVY),
+    "extract": ("framecache.train",),
+    "train": ("framecache.extract",),
+}
+SERVING = ROOT / "train" / "serve.py"  # new videos and export: the one module of training that may extract
+FILES = [path for room in FORBIDDEN for path in sorted((ROOT / room).rglob("*.py")) if path != SERVING]
+
+
+def imported_modules(source: str, package: str) -> Iterator[str]:
+    """Every module that a source text names in an import, wherever in the text it stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
+
+
+def forbidden_imports(source: str, room: str) -> list[str]:
+    modules = imported_modules(source, f"framecache.{room}")
+    return [name for name in modules if any(f"{name}.".startswith(f"{bad}.") for bad in FORBIDDEN[room])]
+
+
+def test_every_room_has_files() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(FORBIDDEN)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    room = path.relative_to(ROOT).parts[0]
+    assert forbidden_imports(path.read_text(encoding="utf-8"), room) == []
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("cache", "import tensorflow as tf"),
+        ("cache", "def f():\n    from keras import layers"),
+        ("cache", "from framecache import extract"),
+        ("cache", "from ..train import fit"),
+        ("cache", "import importlib\nimportlib.import_module('tensorflow')"),
+        ("cache", "try:\n    import os\nexcept ImportError:\n    import framecache.extract.video"),
+        ("extract", "from framecache.train.fit import fit"),
+        ("train", "from framecache.extract import extract"),
+    ],
+)
+def test_a_wrong_import_would_be_noticed(room: str, source: str) -> None:
+    assert forbidden_imports(source, room)
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("cache", "import numpy\nfrom framecache.cache.errors import InputError\nfrom . import reader"),
+        ("cache", "import tensorflow_free_zone"),
+        ("extract", "import tensorflow\nfrom framecache.cache import Spec"),
+        ("train", "import keras\nfrom framecache.cache import open_cache"),
+    ],
+)
+def test_a_right_import_is_no_false_alarm(room: str, source: str) -> None:
+    assert forbidden_imports(source, room) == []
+
+
+IMPORT_ALL = """
+import importlib, json, sys
+loaded = {}
+for name in ("framecache.cache", "framecache.train", "framecache.extract"):
+    before = set(sys.modules)
+    importlib.import_module(name)
+    loaded[name] = sorted(set(sys.modules) - before)
+print(json.dumps(loaded))
+"""
+
+
+def test_importing_the_packages_loads_no_tensorflow() -> None:
+    ended = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, timeout=60, check=True)
+    loaded = json.loads(ended.stdout)
+    for modules in loaded.values():
+        assert not {name.partition(".")[0] for name in modules} & set(HEAVY)
+    assert not [
+        name for name in loaded["framecache.cache"] if name.startswith(("framecache.train", "framecache.extract"))
+    ]
+    assert not [name for name in loaded["framecache.train"] if name.startswith("framecache.extract")]

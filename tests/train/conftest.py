@@ -1,0 +1,68 @@
+"""A feature set whose classes an LSTM can learn and a mean cannot, made without a CNN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from framecache.cache.ledger import LedgerRow, append_journal
+from framecache.cache.shard import VideoRow
+from framecache.cache.spec import Spec
+from framecache.cache.store import Cache
+from framecache.cache.writer import ShardWriter
+
+
+@dataclass(frozen=True)
+class Data:
+    """A cache with one feature set, and the manifest of its videos."""
+
+    cache: Path
+    name: str
+    manifest: Path
+
+
+def make_data(
+    folder: Path,
+    feature_shape: tuple[int, ...] = (8,),
+    counts: tuple[tuple[str, int], ...] = (("train", 24), ("val", 8), ("test", 8)),
+) -> Data:
+    """Ramps up and ramps down of 4 to 9 frames: the same frames in both classes, in the other order."""
+    rng = np.random.default_rng(0)
+    spec = Spec("toy", "00" * 32, "late", True, {}, "all", "grid" if len(feature_shape) > 1 else "gap", feature_shape)
+    set_folder = Cache(folder / "features").create(spec)
+    direction = rng.normal(size=feature_shape)
+    lines = ["path,label,split,group"]
+    with ShardWriter(set_folder, spec, {}, 1 << 20, 60) as writer:
+        for split, count in counts:
+            for number in range(count):
+                label = "up" if number % 2 else "down"
+                ramp = np.linspace(-1, 1, int(rng.integers(4, 10))) * (1 if label == "up" else -1)
+                frames = ramp.reshape(-1, *[1] * len(feature_shape)) * direction
+                frames = (frames + 0.05 * rng.normal(size=frames.shape)).astype(np.float16)
+                buffer = writer.open_video()
+                buffer.append(frames, np.arange(len(frames)) * 100.0)
+                video_id = f"{label}/{split}{number}.mp4"
+                row = VideoRow(
+                    video_id, len(frames), buffer.hexdigest(), video_id, f"digest-{video_id}", "", None, len(frames), ()
+                )
+                writer.add(buffer, row)
+                lines.append(f"{video_id},{label},{split},{split}-{number // 2}")
+    append_journal(set_folder, 1, [LedgerRow("up/broken.mp4", "up/broken.mp4", "failed", "no video stream")])
+    manifest = folder / "manifest.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    return Data(folder / "features", spec.name, manifest)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """Vectors of 8 numbers: 24 videos to train, 8 to choose, 8 to test."""
+    return make_data(tmp_path_factory.mktemp("vectors"))
+
+
+@pytest.fixture(scope="session")
+def grid_data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """The same with maps of 2 × 2 positions and 3 channels."""
+    return make_data(tmp_path_factory.mktemp("grids"), (2, 2, 3))

@@ -1,0 +1,177 @@
+"""fit: a run on disk that says what was done, and learns what it should."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from framecache.cache.errors import InputError
+from framecache.train.config import FitConfig
+from framecache.train.fit import Run, fit
+
+from .conftest import Data
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+RUN_FILES = {"run.json", "model.keras", "history.csv", "predictions.csv", "confusion.png", "learning-curve.png"}
+
+
+def configure(data: Data, runs: Path, **changes: Any) -> FitConfig:
+    base = FitConfig(
+        manifest=data.manifest, cache=data.cache, runs=runs, units=8, epochs=25, learning_rate=0.02, dropout=0.0
+    )
+    return replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return fit("toy.gap", configure(data, tmp_path_factory.mktemp("runs")))
+
+
+def test_the_lstm_learns_the_order_and_the_mean_baseline_cannot(run: Run) -> None:
+    assert run.record["metrics"]["test"]["accuracy"] == 1.0
+    assert run.record["baseline"]["test"]["accuracy"] < 0.9
+
+
+def test_a_run_holds_all_its_files(run: Run) -> None:
+    assert {path.name for path in run.folder.iterdir()} == {*RUN_FILES, "tensorboard"}
+    assert list(run.folder.glob("tensorboard/*/events.out.tfevents.*"))
+    for name in ("confusion.png", "learning-curve.png"):
+        assert (run.folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_run_json_says_what_was_done(run: Run, data: Data) -> None:
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record == run.record
+    assert record["feature_set"] == data.name
+    assert record["fingerprint"].startswith(data.name.rpartition("-")[2])
+    assert record["seed"] == 0
+    assert record["config"]["units"] == 8
+    assert record["config"]["manifest"] == str(data.manifest)
+    assert record["classes"] == ["down", "up"]
+    assert record["num_videos"] == {"train": 24, "val": 8, "test": 8}
+    for metrics in (record["metrics"], record["baseline"]):
+        assert set(metrics) == {"val", "test"}
+        assert set(metrics["test"]) == {"accuracy", "top5", "macro_f1", "loss"}
+    assert set(record["seconds"]) == {"load", "compile", "train"}
+    assert record["versions"]["keras"] == keras.__version__
+
+
+def test_history_has_a_row_per_epoch(run: Run) -> None:
+    rows = read_csv(run.folder / "history.csv")
+    assert len(rows) == run.record["epochs"]
+    assert {"epoch", "loss", "accuracy", "val_loss", "val_accuracy"} <= set(rows[0])
+
+
+def test_predictions_and_the_saved_model_agree_with_the_metrics(run: Run, data: Data) -> None:
+    from framecache.cache.store import open_cache
+
+    rows = [row for row in read_csv(run.folder / "predictions.csv") if row["split"] == "test"]
+    assert len(rows) == 8
+    accuracy = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert accuracy == run.record["metrics"]["test"]["accuracy"]
+    model = keras.saving.load_model(run.folder / "model.keras", safe_mode=True)
+    features = open_cache(data.cache)[data.name]
+    batch, lengths = features.batch([row["video_id"] for row in rows])
+    mask = np.arange(batch.shape[1]) < lengths[:, None]
+    logits = keras.ops.convert_to_numpy(model({"features": batch.astype(np.float32), "mask": mask}))
+    assert [run.record["classes"][best] for best in logits.argmax(axis=1)] == [row["predicted"] for row in rows]
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(run: Run) -> None:
+    losses = [float(row["val_loss"]) for row in read_csv(run.folder / "history.csv")]
+    kept = losses[run.record["best_epoch"] - 1]
+    assert kept < min(losses) + 0.005  # less counts as no better
+    # The same loss, computed from the kept weights: the mean over the videos, though the batch was filled up.
+    assert run.record["metrics"]["val"]["loss"] == pytest.approx(kept, rel=1e-3)
+
+
+def test_training_stops_when_val_no_longer_improves(data: Data, tmp_path: Path) -> None:
+    stopped = fit("toy.gap", configure(data, tmp_path, learning_rate=1e-9, patience=2))
+    assert stopped.record["epochs"] < 25
+
+
+def test_a_seed_repeats_its_numbers_beside_the_older_run(data: Data, tmp_path: Path) -> None:
+    config = configure(data, tmp_path, epochs=2, dropout=0.5)
+    first, again = fit("toy.gap", config), fit("toy.gap", config)
+    assert [run.folder.name for run in (first, again)] == ["toy.gap-lstm-seed0", "toy.gap-lstm-seed0-2"]
+    assert first.record["metrics"] == again.record["metrics"]
+    assert first.record["baseline"] == again.record["baseline"]
+    assert (first.folder / "history.csv").read_text() == (again.folder / "history.csv").read_text()
+    other = fit("toy.gap", replace(config, seed=1, name="mine"))
+    assert other.record["metrics"] != first.record["metrics"]
+    with pytest.raises(InputError, match="exists already"):
+        fit("toy.gap", replace(config, name="mine"))
+
+
+def test_a_grid_gets_a_dense_projection_of_its_own_accord(grid_data: Data, tmp_path: Path) -> None:
+    run = fit("toy.grid", configure(grid_data, tmp_path, epochs=1))
+    assert run.record["config"]["dense"] == 64
+    model = keras.saving.load_model(run.folder / "model.keras")
+    assert model.get_layer("projection").get_weights()[0].shape == (12, 64)
+
+
+def test_videos_without_features_are_left_out_and_named(data: Data, tmp_path: Path) -> None:
+    manifest = tmp_path / "more.csv"
+    manifest.write_text(data.manifest.read_text() + "up/broken.mp4,up,train,x\nup/new.mp4,up,train,y\n")
+    run = fit("toy.gap", configure(data, tmp_path / "runs", manifest=manifest, epochs=1))
+    assert run.record["left_out"] == {"up/broken.mp4": "no video stream", "up/new.mp4": "never extracted"}
+
+
+def test_labels_may_come_from_class_folders(data: Data, tmp_path: Path) -> None:
+    for line in data.manifest.read_text().splitlines()[1:]:
+        path = tmp_path / "videos" / line.split(",")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    run = fit("toy.gap", configure(data, tmp_path / "runs", manifest=tmp_path / "videos", epochs=1))
+    assert run.record["classes"] == ["down", "up"]
+    assert sum(run.record["num_videos"].values()) == 40
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["elsewhere/x.mp4,up,train,a"], "none of its 1 videos is in toy.gap.*extract this manifest first"),
+        (["up/train1.mp4,up,training,a"], "split 'training', expected one of train, val, test; did you mean 'train'"),
+    ],
+    ids=["shares-nothing", "split"],
+)
+def test_a_manifest_that_does_not_fit_writes_no_run(data: Data, tmp_path: Path, rows: list[str], message: str) -> None:
+    manifest = tmp_path / "wrong.csv"
+    manifest.write_text("\n".join(["path,label,split,group", *rows]))
+    with pytest.raises(InputError, match=message):
+        fit("toy.gap", configure(data, tmp_path / "runs", manifest=manifest))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_wrong_model_of_ones_own_writes_no_run(data: Data, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be imported"):
+        fit("toy.gap", configure(data, tmp_path / "runs", model="nowhere:build"))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_len": 0}, "--max-len 0: expected at least 1"),
+        ({"learning_rate": 0.0}, "--learning-rate 0: expected a positive number"),
+        ({"dropout": 1.0}, "--dropout 1: expected a share"),
+        ({"seed": -1}, "--seed -1: expected 0 or more"),
+        ({"name": "a/b"}, "--name 'a/b': expected the plain name of a folder"),
+        ({"units": 0}, "--units 0: expected at least 1"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_setting_out_of_range_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FitConfig(**change)

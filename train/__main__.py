@@ -1,0 +1,67 @@
+"""``framecache-train``: sequence models on cached features."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from framecache.cache.cli import OK, make_app, run
+from framecache.train.config import FitConfig
+from framecache.train.fit import fit
+
+app = make_app(
+    "framecache-train",
+    "Train sequence models on cached features.\n\n"
+    "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/manifest.csv\n"
+    "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/ --model bilstm --units 128",
+)
+_SHOWN = 5  # of the videos left out
+
+
+@app.command(name="fit")
+def fit_command(
+    feature_set: Annotated[
+        str, Parameter(name="set", help="Feature set: its name, with or without fingerprint, or a prefix.")
+    ],
+    /,
+    *,
+    config: Annotated[FitConfig | None, Parameter(name="*")] = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print run.json.")] = False,
+) -> int:
+    """Train a model, and the mean-pool baseline beside it."""
+    finished = fit(feature_set, config or FitConfig(), progress=True)
+    record = finished.record
+    if json_output:
+        print(json.dumps({"run": str(finished.folder), **record}, indent=2, ensure_ascii=False))
+        return OK
+    counts = record["num_videos"]
+    print(finished.folder)
+    for video_id, reason in list(record["left_out"].items())[:_SHOWN]:
+        print(f"left out: {video_id}: {reason}")
+    if len(record["left_out"]) > _SHOWN:
+        print(f"… and {len(record['left_out']) - _SHOWN} more, see run.json")
+    for name, metrics in ((record["config"]["model"], record["metrics"]), ("mean baseline", record["baseline"])):
+        told = [_told(split, metrics[split], counts[split]) for split in ("val", "test") if metrics[split]]
+        print(f"{name:15s} {'; '.join(told)}")
+    seconds = record["seconds"]
+    print(
+        f"{record['epochs']} epochs in {seconds['train']:.1f} s, after {seconds['load'] + seconds['compile']:.1f} s "
+        f"of start-up; trained on {counts['train']} videos"
+    )
+    return OK
+
+
+def _told(split: str, metrics: dict[str, Any], count: int) -> str:
+    return f"{split} accuracy {metrics['accuracy']:.3f}, macro F1 {metrics['macro_f1']:.3f} ({count} videos)"
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Settings of an experiment; each field is a flag of ``framecache-train fit`` and a key of its TOML file."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from framecache.cache.errors import InputError
+
+MODEL_NAMES = ("lstm", "stacked-lstm", "bilstm", "gru", "attention-lstm", "mean")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a sequence model.
+
+    Attributes:
+        model: lstm, stacked-lstm, bilstm, gru, attention-lstm, mean, or module:callable.
+        units: Units of each recurrent layer (and direction).
+        layers: Recurrent layers of stacked-lstm.
+        dense: Units of a Dense projection with relu in front of the recurrence; 0 for none (64 on grid features).
+        dropout: Share of the summary's values that is dropped in training, in [0, 1).
+    """
+
+    model: str = "lstm"
+    units: int = 64
+    layers: int = 2
+    dense: int = 0
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.model not in MODEL_NAMES and ":" not in self.model:
+            near = difflib.get_close_matches(self.model, MODEL_NAMES, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"--model {self.model!r}: expected {', '.join(MODEL_NAMES)} or module:callable{hint}")
+        for flag, value, low in (("units", self.units, 1), ("layers", self.layers, 1), ("dense", self.dense, 0)):
+            if value < low:
+                raise InputError(f"--{flag} {value}: expected at least {low}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"--dropout {self.dropout:g}: expected a share in [0, 1)")
+
+
+@dataclass(frozen=True)
+class FitConfig(ModelConfig):
+    """An experiment: which videos, which model, and how it is trained.
+
+    Attributes:
+        manifest: Where labels, splits and groups come from: CSV, JSONL or a folder of class folders.
+        cache: Folder of the cache.
+        runs: Folder that gets a folder per run.
+        name: The run's name; by default made of feature set, model and seed.
+        max_len: Longest sequence; a longer video is thinned to so many evenly spread frames.
+        epochs: Most passes over the train split.
+        patience: Training stops after so many epochs without a better loss on val; the best weights are kept.
+        batch_size: Videos per step.
+        learning_rate: Step size of Adam.
+        class_weights: Weigh classes inversely to their frequency.
+        seed: Seed of everything random: initial weights, order, dropout, dealt splits.
+    """
+
+    manifest: Path | None = None
+    cache: Path = Path("features")
+    runs: Path = Path("runs")
+    name: str | None = None
+    max_len: int = 64
+    epochs: int = 100
+    patience: int = 15
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    class_weights: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole = {"max-len": self.max_len, "epochs": self.epochs, "patience": self.patience}
+        for flag, value in {**whole, "batch-size": self.batch_size}.items():
+            if value < 1:
+                raise InputError(f"--{flag} {value}: expected at least 1")
+        if not 0 < self.learning_rate < float("inf"):
+            raise InputError(f"--learning-rate {self.learning_rate:g}: expected a positive number")
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: expected 0 or more")
+        if self.name is not None and (not self.name or self.name != Path(self.name).name or self.name.startswith(".")):
+            raise InputError(f"--name {self.name!r}: expected the plain name of a folder")

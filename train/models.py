@@ -1,0 +1,115 @@
+"""Sequence models: features and mask in, class logits out, standardisation inside.
+
+All of them see ``features (B, T, *feature_shape)`` float32 and ``mask (B, T)`` bool with the padding on the
+right, so that a saved model needs nothing beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+from numpy.typing import NDArray
+
+from framecache.cache.errors import InputError
+from framecache.cache.plugins import import_callable
+from framecache.train.config import ModelConfig
+
+Tensor = Any
+
+
+def _mean(x: Tensor, mask: Tensor, config: ModelConfig) -> Tensor:
+    return layers.GlobalAveragePooling1D(name="mean")(x, mask=mask)
+
+
+def _lstm(x: Tensor, mask: Tensor, config: ModelConfig) -> Tensor:
+    return layers.LSTM(config.units, name="lstm")(x, mask=mask)
+
+
+def _stacked_lstm(x: Tensor, mask: Tensor, config: ModelConfig) -> Tensor:
+    for layer in range(1, config.layers):
+        x = layers.LSTM(config.units, return_sequences=True, name=f"lstm_{layer}")(x, mask=mask)
+    return layers.LSTM(config.units, name=f"lstm_{config.layers}")(x, mask=mask)
+
+
+def _bilstm(x: Tensor, mask: Tensor, config: ModelConfig) -> Tensor:
+    return layers.Bidirectional(layers.LSTM(config.units), name="bilstm")(x, mask=mask)
+
+
+def _gru(x: Tensor, mask: Tensor, config: ModelConfig) -> Tensor:
+    return layers.GRU(config.units, name="gru")(x, mask=mask)
+
+
+def _attention_lstm(x: Tensor, mask: Tensor, config: ModelConfig) -> Tensor:
+    """Attention pooling of all LSTM outputs: softmax(wᵀ tanh(V h)) as in Yang et al., NAACL 2016, eq. 5–7."""
+    states = layers.LSTM(config.units, return_sequences=True, name="lstm")(x, mask=mask)
+    scores = layers.Dense(config.units, activation="tanh", name="attention_hidden")(states)
+    scores = layers.Dense(1, use_bias=False, name="attention_score")(scores)  # (B, T, 1)
+    weights = layers.Softmax(axis=1, name="attention")(scores, mask=layers.Reshape((-1, 1))(mask))
+    pooled = layers.Dot(axes=1, name="pooled")([weights, states])  # (B, 1, units)
+    return layers.Flatten()(pooled)
+
+
+_SUMMARIES: dict[str, Callable[[Tensor, Tensor, ModelConfig], Tensor]] = {
+    "lstm": _lstm,
+    "stacked-lstm": _stacked_lstm,
+    "bilstm": _bilstm,
+    "gru": _gru,
+    "attention-lstm": _attention_lstm,
+    "mean": _mean,
+}
+
+
+def build_model(
+    config: ModelConfig,
+    feature_shape: tuple[int, ...],
+    num_classes: int,
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+) -> Any:
+    """Builds a Keras model from ``{"features", "mask"}`` to logits ``(B, num_classes)``.
+
+    Args:
+        config: Its shape.
+        feature_shape: ``(D,)``, or ``(h, w, C)`` of a grid set: each frame is flattened for the Dense projection.
+        num_classes: Number of classes.
+        mean: Mean per channel, of the train split.
+        variance: Variance per channel, of the train split.
+
+    Raises:
+        InputError: ``module:callable`` cannot be imported or returns no fitting model.
+    """
+    import keras
+
+    features = keras.Input((None, *feature_shape), name="features")
+    mask = keras.Input((None,), dtype="bool", name="mask")
+    x = layers.Normalization(axis=-1, mean=mean, variance=variance, name="standardise")(features)
+    if ":" in config.model:
+        logits = _own_logits(config.model, x, mask, feature_shape, num_classes)
+    else:
+        if len(feature_shape) > 1:
+            x = layers.Reshape((-1, math.prod(feature_shape)), name="flatten")(x)
+        if config.dense:
+            x = layers.Dense(config.dense, activation="relu", name="projection")(x)
+        summary = _SUMMARIES[config.model](x, mask, config)
+        summary = layers.Dropout(config.dropout, name="dropout")(summary)
+        logits = layers.Dense(num_classes, name="logits")(summary)
+    return keras.Model({"features": features, "mask": mask}, logits, name=config.model.replace(":", "_"))
+
+
+def _own_logits(name: str, x: Tensor, mask: Tensor, feature_shape: tuple[int, ...], num_classes: int) -> Tensor:
+    """A user's model: called with ``feature_shape`` and ``num_classes``, it returns a Keras model.
+
+    The model takes the standardised features, or a list of these and the mask, and gives logits.
+    """
+    model = import_callable(name, "--model")(feature_shape=feature_shape, num_classes=num_classes)
+    if not isinstance(model, keras.Model):
+        raise InputError(f"--model {name}: expected it to return a Keras model, found {type(model).__name__}")
+    logits = model([x, mask]) if len(model.inputs) == 2 else model(x)
+    if tuple(logits.shape) != (None, num_classes):
+        raise InputError(f"--model {name}: expected logits (None, {num_classes}), found {tuple(logits.shape)}")
+    return logits
