@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
+from framecache.cache.errors import FramecacheError
 from framecache.cache.folders import natural_key
 from framecache.cache.reader import FeatureSet
 from framecache.cache.store import open_cache
@@ -31,10 +32,17 @@ SetName = Annotated[str, Parameter(help="Feature set: its name, with or without 
 @app.command(name="ls")
 def list_sets(*, cache: CacheFolder = Path("features"), json: AsJson = False) -> int:
     """List the feature sets of the cache."""
-    rows = [summary(features) for features in open_cache(cache).values()]
+    store = open_cache(cache)
+    rows, status = [], OK
+    for name in store:
+        try:
+            rows.append(summary(store[name]))
+        except FramecacheError as error:  # one damaged set does not hide the others
+            print(f"error: {error}", file=sys.stderr)
+            status = SOME_FAILED
     if json:
         _print_json(rows)
-        return OK
+        return status
     columns = ("name", "videos", "frames", "shape", "dtype", "size")
     _print_table(
         columns,
@@ -50,7 +58,7 @@ def list_sets(*, cache: CacheFolder = Path("features"), json: AsJson = False) ->
             for row in rows
         ],
     )
-    return OK
+    return status
 
 
 @app.command
@@ -124,15 +132,20 @@ def _print_json(value: object) -> None:
 def _print_mapping(values: Mapping[str, Any], indent: str) -> None:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            print(f"{indent}{key}:")
+            print(f"{indent}{_plain(key)}:")
             _print_mapping(value, indent + "  ")
         else:
-            print(f"{indent}{key}: {value}")
+            print(f"{indent}{_plain(key)}: {_plain(str(value))}")
+
+
+def _plain(text: str) -> str:
+    """``text`` on one line and without control characters, which a cache from somebody else might hold."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Left-aligned words, right-aligned numbers."""
-    texts = [list(map(str, row)) for row in rows]
+    texts = [[_plain(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
     numeric = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
     for line in [list(columns), *texts]:

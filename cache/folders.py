@@ -128,13 +128,21 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
-    """Sort key that takes runs of digits as numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+    """Sort key that takes runs of digits as numbers, of any length."""
+    key = []
+    for part in re.split(r"([0-9]+)", text):
+        digits = part.lstrip("0") if part.isdecimal() else ""
+        key.append((len(digits), digits) if part.isdecimal() else (-1, part))
+    return key
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: the folder cannot be read ({error.strerror}); mend its permissions")
 
 
 def _media(folder: Path) -> Iterator[Path]:
     # Links are not followed: a link to a parent would never end.
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = [name for name in files if not name.startswith(".")]
         videos = [name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]

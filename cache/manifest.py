@@ -135,8 +135,13 @@ def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        doubles = [name for name, count in Counter(names).items() if count > 1]
+        if doubles:
+            raise InputError(f"{path}: several columns are called {doubles[0]!r}; keep one of them")
+        reader.fieldnames = names
         for row in reader:
             if None in row or None in row.values():
                 raise InputError(f"{path}, line {reader.line_num}: not as many fields as the header")
@@ -161,8 +166,8 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, objec
 def _parse_row(row: Mapping[str, object], where: str, root: Path) -> Video:
     text = {name: str(row[name]).strip() for name in COLUMNS if row.get(name) is not None}
     for name, value in text.items():
-        if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise InputError(f"{where}: {name} {value!r} holds half a character; expected valid Unicode")
+        if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in value):
+            raise InputError(f"{where}: {name} {value!r} holds NUL or half a character; expected valid Unicode text")
     written = text.get("path", "")
     if not written:
         raise InputError(f"{where}: path is empty")

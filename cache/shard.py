@@ -230,6 +230,8 @@ def _json_list(value: bytes) -> list[object]:
 def _reading(path: Path) -> Iterator[h5py.File]:
     """Opens a file that may hold anything; whatever goes wrong within is a :class:`ShardError`."""
     try:
+        if not path.is_file():  # opening a FIFO would wait for ever
+            raise ShardError(f"{path}: not a whole, readable shard of format version {FORMAT_VERSION}: not a file")
         # No locking: a visible shard never changes, and network file systems often cannot lock.
         with h5py.File(path, "r", locking=False) as file:
             for name in file:

@@ -115,6 +115,8 @@ def lock_for_writing(folder: Path) -> Iterator[None]:
     except Timeout:
         raise LockedError(f"{folder}: another process is writing into this feature set; wait for it to end") from None
     try:
+        for partial in folder.glob(".*.partial"):  # nobody else writes now, so that its writer is dead
+            partial.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

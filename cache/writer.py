@@ -75,8 +75,8 @@ class ShardWriter:
         self._software = dict(software)
         self._seal_bytes = seal_bytes
         self._seal_seconds = seal_seconds
-        self._rows: list[VideoRow] = []
-        self._timestamps_ms: list[NDArray[np.float64]] = []
+        # One list, grown in one step: an interrupt never finds a row without its timestamps.
+        self._videos: list[tuple[VideoRow, list[NDArray[np.float64]]]] = []
         self._spool: IO[bytes] | None = None
         self._waiting_since = 0.0
 
@@ -122,14 +122,13 @@ class ShardWriter:
         while block := buffer.features.read(_COPY_BYTES):
             self._spool.write(block)
         buffer.close()
-        self._rows.append(row)
-        self._timestamps_ms += buffer.timestamps_ms
+        self._videos.append((row, buffer.timestamps_ms))
         if self._spool.tell() >= self._seal_bytes:
             self.seal()
 
     def seal_if_due(self) -> None:
         """Seals when the oldest waiting video has waited ``seal_seconds``."""
-        if self._rows and time.monotonic() - self._waiting_since >= self._seal_seconds:
+        if self._videos and time.monotonic() - self._waiting_since >= self._seal_seconds:
             self.seal()
 
     def seal(self) -> None:
@@ -138,19 +137,20 @@ class ShardWriter:
         Raises:
             OSError: The disk refused; no shard became visible.
         """
-        if self._spool is None:
+        if self._spool is None or not self._videos:
             return
         name = f"shard-{self.last_shard + 1:06d}-{secrets.token_hex(4)}.h5"
         partial = self.folder / f".{name}.partial"
-        spool = self._spool
-        spool.seek(0)
+        rows = [row for row, _ in self._videos]
+        timestamps_ms = np.concatenate([times for _, pieces in self._videos for times in pieces])
+        self._spool.seek(0)
         try:
-            write_shard(partial, self.spec, self._software, self._rows, spool.read, np.concatenate(self._timestamps_ms))
+            write_shard(partial, self.spec, self._software, rows, self._spool.read, timestamps_ms)
             publish(partial, self.folder / name)
         finally:
             partial.unlink(missing_ok=True)
+        spool, self._spool, self._videos = self._spool, None, []
         spool.close()
-        self._spool, self._rows, self._timestamps_ms = None, [], []
 
 
 def publish(partial: Path, path: Path) -> None:

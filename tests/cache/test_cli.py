@@ -157,6 +157,14 @@ def test_ledger_failed_shows_only_the_failed(cache: Path, command: Command) -> N
     assert (status, json.loads(out)) == (0, [])
 
 
+def test_a_row_of_the_ledger_is_one_line_of_plain_characters(cache: Path, spec: Spec, command: Command) -> None:
+    odd = LedgerRow("two\nlines", "odd.mp4", "failed", "ffmpeg says:\n\x1b[31mred\x1b[0m", ("tab\there",))
+    append_journal(cache / spec.name, 1, [odd])
+    _, out, _ = command("ledger", spec.name, "--cache", cache)
+    assert len(out.splitlines()) == 1 + 6
+    assert all(line.isprintable() for line in out.splitlines())
+
+
 def test_a_ledger_without_failures_ends_with_0(cache: Path, command: Command) -> None:
     assert command("ledger", "efficientnet-lite0.grid", "--cache", cache)[0] == 0
 
@@ -183,11 +191,16 @@ def test_wrong_usage_is_one_line_and_status_2(words: list[str], message: str, ca
     assert err.count("\n") == 1
 
 
-def test_a_damaged_shard_is_named_and_status_1(cache: Path, spec: Spec, command: Command) -> None:
+def test_a_damaged_set_is_named_with_status_1_and_the_others_are_still_listed(
+    cache: Path, spec: Spec, command: Command
+) -> None:
     (path,) = list_shards(cache / spec.name)
     path.write_bytes(path.read_bytes()[:-100])
     status, out, err = command("ls", "--cache", cache)
-    assert (status, out) == (1, "")
+    assert status == 1
+    assert [line.split()[0] for line in out.splitlines()[1:]] == sorted(
+        folder.name for folder in cache.iterdir() if folder.name != spec.name
+    )
     assert err.startswith(f"error: {path}: not a whole, readable shard of format version 1")
     assert err.count("\n") == 1
 

@@ -7,6 +7,8 @@ import os
 import time
 from itertools import pairwise
 from pathlib import Path
+from stat import S_IFREG
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,13 +124,14 @@ def test_a_forged_mtime_does_not_hide_a_change(tmp_path: Path) -> None:
     assert stat_source(path) != before
 
 
-def test_a_file_put_in_the_place_of_another_has_another_signature(tmp_path: Path) -> None:
-    path, other = tmp_path / "a.mp4", tmp_path / "b.mp4"
-    path.write_bytes(b"frames")
-    other.write_bytes(b"FRAMES")
-    before = stat_source(path)
-    os.replace(other, path)
-    assert stat_source(path) != before
+@pytest.mark.parametrize("changed", ["st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"])
+def test_size_times_and_inode_each_change_the_signature(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = {"st_mode": S_IFREG, "st_size": 1, "st_mtime_ns": 2, "st_ctime_ns": 3, "st_ino": 4}
+    monkeypatch.setattr(Path, "stat", lambda _: SimpleNamespace(**stat))
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    before = stat_source(Path("a.mp4"))
+    stat[changed] += 1
+    assert stat_source(Path("a.mp4")) != before
 
 
 def test_the_signature_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:

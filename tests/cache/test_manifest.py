@@ -310,3 +310,17 @@ def test_a_broken_link_is_there_and_left_to_the_ledger(tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_become_printable(path: str, shown: str) -> None:
     assert printable(path) == shown
     assert printable(path).encode().decode() == shown
+
+
+def test_blanks_around_a_columns_name_do_not_hide_it(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_text("path, label , split\na.mp4, cat, train\n")
+    (video,) = read_manifest(path)
+    assert (video.label, video.split) == ("cat", "train")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.csv"
+    path.write_text("path,label,label\na.mp4,cat,dog\n")
+    with pytest.raises(InputError, match="several columns are called 'label'"):
+        read_manifest(path)

@@ -82,6 +82,15 @@ def test_every_full_name_means_itself(tmp_path: Path, named: dict[str, Spec]) ->
         assert cache.resolve(spec.name[:-1]) == spec.name
 
 
+def test_a_full_name_wins_over_a_longer_one(tmp_path: Path, make_spec: MakeSpec) -> None:
+    spec = make_spec()
+    longer = make_spec(backbone=spec.name)
+    for one in (spec, longer):
+        Cache(tmp_path).create(one)
+    assert longer.name.startswith(spec.name)
+    assert open_cache(tmp_path).resolve(spec.name) == spec.name
+
+
 def test_an_ambiguous_prefix_lists_all_that_fit(tmp_path: Path, named: dict[str, Spec]) -> None:
     with pytest.raises(FeatureSetNotFoundError) as caught:
         open_cache(tmp_path)["efficientnet-lite0.g"]
@@ -164,6 +173,13 @@ def test_the_spec_beside_the_shards_is_readable_json(tmp_path: Path, spec: Spec)
     folder = Cache(tmp_path).create(spec)
     assert [path.name for path in folder.iterdir()] == [SPEC_FILE]
     assert json.loads((folder / SPEC_FILE).read_text(encoding="utf-8")) == spec.to_dict()
+
+
+def test_a_new_feature_set_survives_a_power_cut(tmp_path: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    folder = Cache(tmp_path).create(spec)
+    assert synced == [(folder / SPEC_FILE).stat().st_ino, folder.stat().st_ino]
 
 
 def edited(**changes: Any) -> Callable[[str], str]:
@@ -254,3 +270,10 @@ def test_a_lock_ends_with_its_block_also_by_an_error(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with lock_for_writing(tmp_path):
         assert os.listdir(tmp_path) == [".lock"]
+
+
+def test_taking_the_lock_removes_what_a_dead_writer_left(tmp_path: Path) -> None:
+    (tmp_path / ".shard-000001-00000000.h5.partial").write_bytes(b"half")
+    (tmp_path / "shard-000001-11111111.h5").write_bytes(b"whole")
+    with lock_for_writing(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "shard-000001-11111111.h5"]

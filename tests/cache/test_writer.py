@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from stat import S_ISDIR
 from types import SimpleNamespace
@@ -87,6 +88,7 @@ def test_a_shard_describes_itself_in_plain_types(tmp_path: Path, spec: Spec, fil
         assert json.loads(bytes(file.attrs["software"])) == {"engine": "test"}
         for name in ("index", "ledger"):
             assert {file[name].dtype[field].kind for field in file[name].dtype.names} == {"S", "i"}
+    assert path.read_bytes()[8] == 0  # the oldest superblock, which every HDF5 library reads
 
 
 def test_only_shards_and_the_spec_are_left_in_the_folder(tmp_path: Path, spec: Spec, fill_set: FillSet) -> None:
@@ -177,6 +179,57 @@ def test_an_interrupt_seals_the_videos_that_are_complete(folder: Path, spec: Spe
         write()
     unfinished.close()
     assert videos_per_shard(folder) == [["complete"]]
+    assert not list(folder.glob(".*"))
+
+
+class InterruptedBuffer(VideoBuffer):
+    """Ctrl-C comes while the writer takes its timestamps."""
+
+    interrupted = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "timestamps_ms" and super().__getattribute__("interrupted"):
+            raise KeyboardInterrupt
+        return super().__getattribute__(name)
+
+
+def test_an_interrupt_while_a_video_is_taken_leaves_the_others_readable(
+    folder: Path, spec: Spec, add_video: AddVideo
+) -> None:
+    buffer = InterruptedBuffer(folder)
+    buffer.append(frames(2, 50), np.zeros(2))
+    buffer.interrupted = True
+
+    def write() -> None:
+        with writer_of(folder, spec) as writer:
+            row = add_video(writer, "a", frames(3))
+            writer.add(buffer, replace(row, video_id="b", length=2))
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    np.testing.assert_array_equal(read(folder, spec)["a"], frames(3))
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_an_interrupt_while_a_shard_is_sealed_loses_nothing(
+    published: bool, folder: Path, spec: Spec, add_video: AddVideo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(partial: Path, path: Path) -> None:
+        monkeypatch.undo()
+        if published:
+            publish(partial, path)
+        raise KeyboardInterrupt
+
+    def write() -> None:
+        with writer_of(folder, spec) as writer:
+            add_video(writer, "a", frames(3))
+            monkeypatch.setattr("framecache.cache.writer.publish", interrupt)
+            writer.seal()
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert list(read(folder, spec)) == ["a"]
+    np.testing.assert_array_equal(read(folder, spec)["a"], frames(3))
     assert not list(folder.glob(".*"))
 
 
@@ -289,7 +342,7 @@ def test_a_video_whose_row_does_not_fit_its_frames_never_hurts_the_others(
 
 def test_a_file_is_synced_before_its_name_and_its_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    replace, fsync = os.replace, os.fsync
+    rename, fsync = os.replace, os.fsync
 
     def record_fsync(descriptor: int) -> None:
         events.append("sync folder" if S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
@@ -297,7 +350,7 @@ def test_a_file_is_synced_before_its_name_and_its_folder_after(tmp_path: Path, m
 
     def record_replace(source: Any, target: Any) -> None:
         events.append("rename")
-        replace(source, target)
+        rename(source, target)
 
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(os, "replace", record_replace)
