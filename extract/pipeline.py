@@ -100,7 +100,9 @@ def _settle(plan: Plan, sets: Sequence[FeatureSet], report: ExtractReport) -> No
                 duplicates.add(row.video_id)
                 rows.append(row)
         rows += failures
-        append_journal(features.folder, features.last_shard, [row for row in rows if known.get(row.video_id) != row])
+        news = [row for row in rows if known.get(row.video_id) != row]
+        if news:
+            append_journal(features.folder, features.last_shard, news)
         report.failed |= {row.video_id: row.reason for row in failures}
     report.duplicates = len(duplicates)
 
