@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
+from tqdm import tqdm
 
 from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
 from framecache.cache.errors import FramecacheError
 from framecache.cache.folders import natural_key
 from framecache.cache.reader import FeatureSet
-from framecache.cache.store import open_cache
+from framecache.cache.store import open_cache, read_spec
+from framecache.cache.verify import verify
 
 app = make_app(
     "framecache",
@@ -110,6 +112,35 @@ def ledger(
             ],
         )
     return SOME_FAILED if any_failed else OK
+
+
+@app.command(name="verify")
+def verify_sets(
+    names: Annotated[tuple[str, ...], Parameter(name="set", help="Feature sets; all of the cache if none.")] = (),
+    /,
+    *,
+    cache: CacheFolder = Path("features"),
+    json: AsJson = False,
+) -> int:
+    """Digest all stored features again and compare; status 1 if a single bit has changed."""
+    store = open_cache(cache)
+    results = []
+    for name in [store.resolve(name) for name in names] or store.names():
+        folder = store.folder / name
+        shards = tqdm(verify(folder, read_spec(folder)), desc=name, unit="shard", disable=None)
+        *_, result = shards
+        results.append(result)
+    if json:
+        _print_json([result.to_json() for result in results])
+    else:
+        for result in results:
+            state = "ok" if result.ok else "HURT"
+            print(f"{result.name}: {state}, {result.videos} videos in {result.shards} shards")
+            for video_id in result.hurt:
+                print(f"hurt: {_plain(video_id)}: delete its shard and extract again")
+            for error in result.errors:
+                print(f"hurt: {error}")
+    return OK if all(result.ok for result in results) else SOME_FAILED
 
 
 def summary(features: FeatureSet) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError, VideoNotFoundError
 from framecache.cache.ledger import JournalLine, LedgerRow, read_journal
-from framecache.cache.shard import Extent, ShardInfo, read_rows, read_shard, shard_number
+from framecache.cache.shard import Extent, ShardInfo, map_extent, read_rows, read_shard, shard_number
 from framecache.cache.spec import Spec, require_same_spec
 
 _MAX_OPEN_MAPS = 128
@@ -203,7 +203,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         key = (info.path, name)
         mapped = self._maps.get(key)
         if mapped is None:
-            mapped = np.memmap(info.path, extent.dtype, "r", extent.offset, extent.shape).view(np.ndarray)
+            mapped = map_extent(info.path, extent)
             self._maps[key] = mapped
             if len(self._maps) > _MAX_OPEN_MAPS:  # views in use keep their own map alive
                 self._maps.popitem(last=False)

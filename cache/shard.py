@@ -143,6 +143,11 @@ def read_rows(path: Path) -> list[VideoRow]:
         ]
 
 
+def map_extent(path: Path, extent: Extent) -> NDArray[Any]:
+    """Maps a dataset's bytes into memory, read-only, without HDF5."""
+    return np.memmap(path, extent.dtype, "r", extent.offset, extent.shape).view(np.ndarray)
+
+
 def write_shard(
     path: Path,
     spec: Spec,

@@ -45,7 +45,7 @@ class Cache(Mapping[str, FeatureSet]):
             ShardError: A shard of it is damaged.
         """
         folder = self.folder / self.resolve(name)
-        return FeatureSet(folder, _read_spec(folder))
+        return FeatureSet(folder, read_spec(folder))
 
     def names(self) -> list[str]:
         """Full names of the feature sets, sorted."""
@@ -122,7 +122,12 @@ def lock_for_writing(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read_spec(folder: Path) -> Spec:
+def read_spec(folder: Path) -> Spec:
+    """The spec of the feature set in this folder.
+
+    Raises:
+        InputError: Its ``spec.json`` is damaged, or is that of another folder.
+    """
     path = folder / SPEC_FILE
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
