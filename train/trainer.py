@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from framecache.train.config import FitConfig
 from framecache.train.data import Sequences
 
+_RESIDENT_BYTES = 1 << 30  # a split up to this size is held in memory, padded, and gathered by the graph
 _MIN_DELTA = 0.005  # nats by which the loss on val must fall to count as better
 
 
@@ -36,59 +39,58 @@ class History:
         return len(self.measures["loss"])
 
 
-class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches of one shape: the last one is filled up with rows of weight 0, so that nothing is traced twice.
+def _batches(
+    sequences: Sequences,
+    batch_size: int,
+    seq_len: int,
+    weights: Mapping[int, float] | None = None,
+    seed: int | None = None,
+) -> Any:
+    """Batches of one shape, as a ``tf.data.Dataset`` of inputs, targets and weights.
 
-    Keras divides a batch's weighted loss by the batch's size; the weights of real rows make up for the others,
-    so that an epoch's loss is the mean over its videos.
+    So that nothing is traced twice, empty rows of weight 0 fill the split up to whole batches. Keras divides a
+    batch's weighted loss by the batch's size; the weights of the real rows make up for the empty ones, so that an
+    epoch's loss is the mean over its videos.
 
     Args:
-        sequences: What to batch.
+        sequences: What to batch, ``N`` videos.
         batch_size: Rows of each batch.
         seq_len: Length of each batch.
-        weights: Weight per class; None where the batches are not trained on.
-        rng: Order of each epoch; None for the order as it is.
+        weights: Weight per class; 1 for each if None.
+        seed: Seed of the order of each epoch; None for the order as it is.
     """
+    num_rows = -(-len(sequences) // batch_size) * batch_size
+    empty = num_rows - len(sequences)
+    targets = np.pad(sequences.targets, (0, empty))
+    shares = np.array([(weights or {}).get(target, 1.0) for target in targets.tolist()], np.float32)
+    shares *= np.where(np.arange(num_rows) < len(sequences), num_rows / len(sequences), 0).astype(np.float32)
 
-    def __init__(
-        self,
-        sequences: Sequences,
-        batch_size: int,
-        seq_len: int,
-        weights: dict[int, float] | None = None,
-        rng: np.random.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        self._sequences = sequences
-        self._batch_size = batch_size
-        self._seq_len = seq_len
-        self._weights = weights or {}
-        self._rng = rng
-        self._order = np.arange(len(sequences))
-        self.on_epoch_end()
+    def gather(rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        real = rows < len(sequences)
+        features, mask = sequences.batch(rows[real].tolist(), seq_len)
+        spread_features = np.zeros((len(rows), *features.shape[1:]), np.float32)
+        spread_mask = np.zeros((len(rows), seq_len), np.bool_)
+        spread_features[real], spread_mask[real] = features, mask
+        spread_mask[~real, 0] = True  # the mean of no frame at all would not be a number
+        return spread_features, spread_mask
 
-    def __len__(self) -> int:
-        return -(-len(self._order) // self._batch_size)
+    shape = (seq_len, *sequences.features.feature_shape)
+    resident = num_rows * math.prod(shape) * np.dtype(np.float32).itemsize <= _RESIDENT_BYTES
+    held = [tf.constant(part) for part in gather(np.arange(num_rows))] if resident else []
 
-    def __getitem__(self, index: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.float32]]:
-        rows = self._order[index * self._batch_size : (index + 1) * self._batch_size]
-        features, mask = self._sequences.batch(rows.tolist(), self._seq_len)
-        targets = self._sequences.targets[rows]
-        share = len(self) * self._batch_size / len(self._order)
-        weights = np.array([share * self._weights.get(target, 1.0) for target in targets.tolist()], np.float32)
-        missing = self._batch_size - len(rows)
-        features = np.pad(features, [(0, missing)] + [(0, 0)] * (features.ndim - 1))
-        mask = np.pad(mask, [(0, missing), (0, 0)])
-        mask[len(rows) :, 0] = True  # the mean of no frame at all would not be a number
-        return (
-            {"features": features, "mask": mask},
-            np.pad(targets, (0, missing)),
-            np.pad(weights, (0, missing)),
-        )
+    def take(rows: Any) -> Any:
+        if resident:
+            features, mask = (tf.gather(part, rows) for part in held)
+        else:
+            features, mask = tf.numpy_function(gather, [rows], (tf.float32, tf.bool))
+            features.set_shape((batch_size, *shape))
+            mask.set_shape((batch_size, seq_len))
+        return {"features": features, "mask": mask}, tf.gather(targets, rows), tf.gather(shares, rows)
 
-    def on_epoch_end(self) -> None:
-        if self._rng is not None:
-            self._rng.shuffle(self._order)
+    rows = tf.data.Dataset.range(num_rows)
+    if seed is not None:
+        rows = rows.shuffle(num_rows, seed=seed, reshuffle_each_iteration=True)
+    return rows.batch(batch_size, drop_remainder=True).map(take).prefetch(tf.data.AUTOTUNE)
 
 
 class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
@@ -140,8 +142,8 @@ def train_model(
         callbacks.append(keras.callbacks.CSVLogger(folder / "history.csv"))
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
     history = model.fit(
-        _Batches(train, config.batch_size, seq_len, weights, np.random.default_rng(config.seed)),
-        validation_data=_Batches(val, config.batch_size, seq_len),
+        _batches(train, config.batch_size, seq_len, weights, config.seed),
+        validation_data=_batches(val, config.batch_size, seq_len),
         epochs=config.epochs,
         callbacks=callbacks,
         shuffle=False,
@@ -152,6 +154,5 @@ def train_model(
 
 def predict_logits(model: Any, sequences: Sequences, seq_len: int, batch_size: int) -> NDArray[np.float32]:
     """Logits ``(N, num_classes)`` of all sequences, in their order, from batches of one shape."""
-    batches = _Batches(sequences, batch_size, seq_len)
-    logits: NDArray[np.float32] = model.predict(batches, verbose=0)
+    logits: NDArray[np.float32] = model.predict(_batches(sequences, batch_size, seq_len), verbose=0)
     return logits[: len(sequences)]
