@@ -14,7 +14,7 @@ ARGS   ?=
 BIN := $(VENV)/bin
 # Without a SET of their own, users get the sample extracted before it is trained on.
 SAMPLE_RUN := $(if $(filter file,$(origin SET)),$(if $(MANIFEST),,yes))
-MANIFEST ?= $(SAMPLE)/manifest.csv
+MANIFEST ?= $(if $(SAMPLE_RUN),$(SAMPLE)/manifest.csv)
 
 .PHONY: help train extract test lint format typecheck clean
 .DELETE_ON_ERROR:
@@ -23,6 +23,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## */make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 train: $(VENV)/.installed $(if $(SAMPLE_RUN),sample-features)  ## train on SET with MANIFEST and ARGS; alone: on the sample, all set-up included
+	$(if $(MANIFEST),,$(error name the labels of $(SET) with MANIFEST=FILE))
 	$(BIN)/framecache-train fit $(SET) --manifest $(MANIFEST) --cache $(CACHE) $(ARGS)
 
 extract: $(VENV)/.installed $(if $(filter $(SAMPLE)/manifest.csv,$(DATA)),$(SAMPLE)/manifest.csv)  ## features of DATA into CACHE with ARGS

@@ -102,10 +102,19 @@ def scan_folder(folder: Path) -> list[Video]:
         InputError: The folder holds no video.
     """
     found = sorted(_media(folder), key=lambda path: natural_key(str(path)))
+    above = {parent for path in found for parent in path.parents}
+    found = [path for path in found if path not in above]  # a cover picture beside folders of videos is no video
     if not found:
         raise InputError(f"{folder}: no video in this folder; expected files such as .mp4, or folders of images")
     parts = [path.relative_to(folder).parts for path in found]
-    by_split = all(len(part) > 2 and part[0] in SPLITS for part in parts)
+    in_split = [len(part) > 2 and part[0] in SPLITS for part in parts]
+    by_split = all(in_split)
+    if any(in_split) and not by_split:
+        first = sorted({part[0] for part in parts})
+        raise InputError(
+            f"{folder}: its folders {', '.join(first[:6])} are splits in part; expected only {', '.join(SPLITS)}, "
+            "each with class folders, or no split at all"
+        )
     videos = []
     for path, part in zip(found, parts, strict=True):
         labels = part[1:-1] if by_split else part[:-1]

@@ -113,6 +113,7 @@ def _parse_line(text: str) -> JournalLine | None:
         values = json.loads(text)
         after_shard, warnings = values.pop("after_shard"), values.pop("warnings", [])
         row = LedgerRow(**values, warnings=tuple(warnings))
+        "".join(value for value in vars(row).values() if isinstance(value, str)).encode()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     texts = (

@@ -26,7 +26,7 @@ def import_callable(name: str, flag: str) -> Callable[..., Any]:
         sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a user's module may raise anything while it is imported
         raise InputError(f"{flag} {name}: cannot be imported ({error}); expected module:callable") from error
     if not callable(found):
         raise InputError(f"{flag} {name}: expected a callable, found {type(found).__name__}")

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from framecache.cache.errors import FeatureSetNotFoundError, InputError, LockedError
 from framecache.cache.reader import FeatureSet
-from framecache.cache.spec import Spec
+from framecache.cache.spec import Spec, require_same_spec
 from framecache.cache.writer import publish
 
 SPEC_FILE = "spec.json"
@@ -80,6 +80,7 @@ class Cache(Mapping[str, FeatureSet]):
             partial = folder / f".{SPEC_FILE}.partial"
             partial.write_text(json.dumps(spec.to_dict(), indent=2) + "\n", encoding="utf-8")
             publish(partial, folder / SPEC_FILE)
+        require_same_spec(spec, read_spec(folder), str(folder))
         return folder
 
 

@@ -54,6 +54,8 @@ def _print_report(report: ExtractReport) -> None:
             f"{report.num_frames} frames in {report.seconds:.1f} s ({report.num_frames / report.seconds:.0f} frames/s, "
             f"{report.engine}), {format_bytes(report.num_bytes)} of features"
         )
+    if report.warnings:
+        print(f"{len(report.warnings)} computed with warnings: framecache ledger {report.feature_sets[0]}")
     for video_id, reason in list(report.failed.items())[:_SHOWN_FAILURES]:
         print(f"failed: {video_id}: {reason}")
     if len(report.failed) > _SHOWN_FAILURES:

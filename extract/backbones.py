@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import inspect
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from typing import Any
 from framecache.cache.errors import InputError
 from framecache.cache.plugins import import_callable
 from framecache.cache.quiet import quiet_stderr
+from framecache.extract.layers import LayerGraph, digest_layers, trace_layers
 from framecache.extract.video import Geometry
 
 DEFAULT_BACKBONE = "efficientnet-lite0"
@@ -53,6 +52,7 @@ class Backbone:
     Attributes:
         name: As in the spec and in the feature set's name.
         model: The Keras model; its input is the normalised picture ``(B, H, W, 3)``, float32.
+        graph: Its layers, each of which may be tapped.
         geometry: How a picture becomes that input's size.
         normalisation: What happens to RGB values in [0, 255] before the model: ``(x-127)/128``, ``none``, or
             the name of a keras.applications module whose ``preprocess_input`` it is.
@@ -61,6 +61,7 @@ class Backbone:
 
     name: str
     model: Any
+    graph: LayerGraph
     geometry: Geometry
     normalisation: str
     default_tap: str
@@ -84,23 +85,20 @@ class Backbone:
         Raises:
             InputError: No such layer (with the near names), or it gives no feature map of fixed size.
         """
-        names = [layer.name for layer in self.model.layers]
-        if tap not in names:
-            near = difflib.get_close_matches(tap, names, 3) or _tap_names(self.model)[-3:]
+        if tap not in self.graph.outputs:
+            near = difflib.get_close_matches(tap, self.graph.outputs, 3) or _map_names(self.graph)[-3:]
             raise InputError(f"--tap {tap!r}: {self.name} has no such layer; did you mean {', '.join(near)}?")
-        shape = _output_shape(self.model.get_layer(tap))
+        shape = _map_shape(self.graph.outputs[tap])
         if shape is None:
             raise InputError(
                 f"--tap {tap!r}: expected a layer that gives a feature map (h, w, C); the last ones of "
-                f"{self.name} are {', '.join(_tap_names(self.model)[-3:])}"
+                f"{self.name} are {', '.join(_map_names(self.graph)[-3:])}"
             )
         return shape
 
     def weights_digest(self) -> str:
-        """SHA-256 over every layer's class, settings and weights, 64 hexadecimal characters."""
-        digest = hashlib.sha256()
-        _digest_layers(self.model, digest)
-        return digest.hexdigest()
+        """Digest of architecture and weights, 64 hexadecimal characters."""
+        return digest_layers(self.graph)
 
 
 def load_backbone(name: str, weights: str | None = None, normalisation: str | None = None) -> Backbone:
@@ -142,7 +140,7 @@ def _efficientnet_lite0(weights: str | None) -> Backbone:
     size = lite0.INPUT_SIZE
     # Evaluated as in its training: the central 224/256 of the shorter side, bicubic.
     geometry = Geometry(size, size, fit="crop", crop_fraction=0.875, interpolation="bicubic")
-    return Backbone(DEFAULT_BACKBONE, model, geometry, LITE0_NORMALISATION, lite0.LAST_MAP)
+    return _backbone(DEFAULT_BACKBONE, model, geometry, LITE0_NORMALISATION)
 
 
 def application_names() -> dict[str, Callable[..., Any]]:
@@ -192,17 +190,31 @@ def _application(name: str, weights: str | None) -> Backbone:
     # keras.applications documents pictures that are stretched to the input size (image_dataset_from_directory).
     geometry = Geometry(size, size, fit="stretch", interpolation="bilinear")
     module = networks[network].__module__.rpartition(".")[2]
-    return Backbone(network, model, geometry, module, _last_map(model, network))
+    return _backbone(network, model, geometry, module)
 
 
 def _own_backbone(name: str, normalisation: str) -> Backbone:
     model = _load_keras_file(Path(name)) if name.endswith(".keras") else _call(name)
-    shape = model.input_shape
+    shape = getattr(model, "input_shape", None)
     if not (isinstance(shape, tuple) and len(shape) == 4 and shape[3] == 3 and None not in shape[1:]):
-        raise InputError(f"--backbone {name}: expected one input of fixed size (None, height, width, 3), found {shape}")
+        raise InputError(
+            f"--backbone {name}: expected a Functional or Sequential model with one input of fixed size "
+            f"(None, height, width, 3), found {type(model).__name__} with input {shape}"
+        )
     geometry = Geometry(shape[1], shape[2], fit="stretch", interpolation="bilinear")
     short = Path(name).stem if name.endswith(".keras") else name.rpartition(":")[2]
-    return Backbone(short, model, geometry, normalisation, _last_map(model, name))
+    return _backbone(short, model, geometry, normalisation)
+
+
+def _backbone(name: str, model: Any, geometry: Geometry, normalisation: str) -> Backbone:
+    try:
+        graph = trace_layers(model)
+    except Exception as error:  # a user's layers may raise anything
+        raise InputError(f"--backbone {name}: its layers cannot be called one by one ({_first_line(error)})") from error
+    maps = _map_names(graph)
+    if not maps:
+        raise InputError(f"--backbone {name}: none of its layers gives a feature map (h, w, C) of fixed size")
+    return Backbone(name, model, graph, geometry, normalisation, default_tap=maps[-1])
 
 
 def _load_keras_file(path: Path) -> Any:
@@ -219,7 +231,12 @@ def _load_keras_file(path: Path) -> Any:
 def _call(name: str) -> Any:
     import keras
 
-    model = import_callable(name, "--backbone")()
+    try:
+        model = import_callable(name, "--backbone")()
+    except InputError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise InputError(f"--backbone {name}: it raises {type(error).__name__}: {_first_line(error)}") from error
     if not isinstance(model, keras.Model):
         raise InputError(f"--backbone {name}: expected it to return a Keras model, found {type(model).__name__}")
     return model
@@ -248,39 +265,14 @@ def _weights_file(weights: str) -> Path:
     return path
 
 
-def _output_shape(layer: Any) -> tuple[int, int, int] | None:
-    """``(h, w, C)`` where the layer gives one feature map of fixed size."""
-    try:
-        shape = tuple(layer.output.shape)
-    except (AttributeError, ValueError):
-        return None
-    return shape[1:] if len(shape) == 4 and None not in shape[1:] else None
+def _map_shape(output: Any) -> tuple[int, int, int] | None:
+    """``(h, w, C)`` where a layer's output is one feature map of fixed size."""
+    shape = getattr(output, "shape", ())
+    return tuple(shape[1:]) if len(shape) == 4 and None not in shape[1:] else None
 
 
-def _tap_names(model: Any) -> list[str]:
-    return [layer.name for layer in model.layers if _output_shape(layer) is not None]
-
-
-def _last_map(model: Any, name: str) -> str:
-    names = _tap_names(model)
-    if not names:
-        raise InputError(f"--backbone {name}: none of its layers gives a feature map (h, w, C) of fixed size")
-    return names[-1]
-
-
-def _digest_layers(model: Any, digest: Any) -> None:
-    """Adds layers in their order; names are left out, since Keras numbers them anew in each process."""
-    import keras
-
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            _digest_layers(layer, digest)
-            continue
-        settings = {key: value for key, value in layer.get_config().items() if key not in ("name", "trainable")}
-        digest.update(json.dumps([type(layer).__name__, settings], sort_keys=True, default=str).encode())
-        for value in layer.get_weights():
-            digest.update(str(value.shape).encode())
-            digest.update(value.tobytes())
+def _map_names(graph: LayerGraph) -> list[str]:
+    return [name for name, output in graph.outputs.items() if _map_shape(output) is not None]
 
 
 def _plain(name: str) -> str:

@@ -64,7 +64,7 @@ class ExtractConfig:
             raise InputError(f"--engine {self.engine!r}: expected one of {', '.join(ENGINE_NAMES)}")
         positive = {"batch-size": self.batch_size, "seal-seconds": self.seal_seconds, "shard-mb": self.shard_mb}
         for flag, value in positive.items():
-            if not value > 0:
+            if not 0 < value < float("inf"):
                 raise InputError(f"--{flag} {value:g}: expected a positive number")
         if self.workers < 0:
             raise InputError(f"--workers {self.workers}: expected 0 or more")
@@ -77,10 +77,12 @@ class ExtractReport:
     Attributes:
         feature_sets: Names of the feature sets, in the order of taps and reductions.
         num_videos: Videos of the source.
-        computed: Videos that went through the CNN.
+        computed: Videos that went through the CNN. Each video counts once, as failed before computed before
+            duplicate before cached.
         cached: Videos that every feature set had already.
         duplicates: Videos whose content is stored under another name.
         failed: Reason per ``video_id`` that has no features in some feature set.
+        warnings: What was odd, per ``video_id`` that was computed all the same.
         num_frames: Frames that went through the CNN.
         num_bytes: Bytes of features written.
         seconds: Wall time of decoding, computing and writing, without start-up.
@@ -93,6 +95,7 @@ class ExtractReport:
     cached: int = 0
     duplicates: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
     num_frames: int = 0
     num_bytes: int = 0
     seconds: float = 0.0

@@ -23,6 +23,10 @@ def _work(connection: Connection) -> None:
                 connection.send(block)
         except VideoError as error:
             reason = str(error)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:  # a decoder's surprise costs this clip and no other
+            reason = f"cannot be decoded: {type(error).__name__}: {error}"
         connection.send((stats, reason))
 
 

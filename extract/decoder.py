@@ -20,6 +20,8 @@ from typing import Self
 
 from framecache.extract.video import Block, Clip, DecodeStats
 
+_GRACE_SECONDS = 2.0
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -127,7 +129,7 @@ class _Worker:
                     stats, reason = answer
                     yield Finished(number, stats, reason)
                     return
-        except (EOFError, OSError):
+        except Exception:  # whatever it was, the clip must come to its end
             stats.frames_decoded = stats.frames_kept
             yield Finished(number, stats, f"the decoder crashed ({self.close()})")
 
@@ -147,9 +149,12 @@ class _Worker:
             connection.close()
         if process is None:
             return "stopped"
-        process.kill()
-        status = process.wait()
-        return signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        try:
+            status = process.wait(_GRACE_SECONDS)  # without its connection it ends by itself
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+        return signal.strsignal(-status) or f"signal {-status}" if status < 0 else f"exit status {status}"
 
     def _connect(self) -> Connection:
         with self._lock:
@@ -159,7 +164,7 @@ class _Worker:
                 ours, theirs = socket.socketpair()
                 with theirs:
                     self._process = subprocess.Popen(  # noqa: S603
-                        [sys.executable, "-m", "framecache.extract.decode_worker", str(theirs.fileno())],
+                        [sys.executable, "-P", "-m", "framecache.extract.decode_worker", str(theirs.fileno())],
                         pass_fds=[theirs.fileno()],
                         stdin=subprocess.DEVNULL,
                     )

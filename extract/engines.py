@@ -60,16 +60,14 @@ def make_engine(name: str, backbone: Backbone, outputs: Sequence[Output], batch_
     module = _forward(backbone, outputs, batch_size)
     if name == "tensorflow" or (name == "auto" and tf.config.list_physical_devices("GPU")):
         return TensorFlowEngine(module, batch_size)
-    try:
-        with quiet_stderr():
+    with quiet_stderr():
+        try:
             return LiteRTEngine(module, batch_size, num_threads)
-    except Exception as error:  # the converter raises many kinds for what it does not know
-        if name == "litert":
-            raise InputError(
-                f"--engine litert: {backbone.name} does not convert ({str(error).splitlines()[0][:200]}); "
-                "use --engine tensorflow"
-            ) from error
-        return TensorFlowEngine(module, batch_size)
+        except Exception as error:  # the converter raises many kinds for what it does not know
+            refusal = str(error).strip().partition("\n")[0][:200]
+    if name == "litert":
+        raise InputError(f"--engine litert: {backbone.name} does not convert ({refusal}); use --engine tensorflow")
+    return TensorFlowEngine(module, batch_size)
 
 
 def _forward(backbone: Backbone, outputs: Sequence[Output], batch_size: int) -> Any:
@@ -78,7 +76,7 @@ def _forward(backbone: Backbone, outputs: Sequence[Output], batch_size: int) -> 
     import tensorflow as tf
 
     taps = list(dict.fromkeys(tap for tap, _ in outputs))
-    network = keras.Model(backbone.model.input, [backbone.model.get_layer(tap).output for tap in taps])
+    network = keras.Model(backbone.graph.frames, [backbone.graph.outputs[tap] for tap in taps])
     geometry = backbone.geometry
 
     def run(frames: Any) -> dict[str, Any]:
@@ -107,6 +105,10 @@ class TensorFlowEngine:
     name = "tensorflow"
 
     def __init__(self, module: Any, batch_size: int) -> None:
+        import tensorflow as tf
+
+        # TF32 would give an NVIDIA GPU other numbers than a CPU, under the same fingerprint.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
         self.batch_size = batch_size
         self._module = module
 

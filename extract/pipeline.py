@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from framecache.cache.errors import InputError
+from framecache.cache.fingerprint import stat_source
 from framecache.cache.folders import read_source
 from framecache.cache.ledger import append_journal
 from framecache.cache.reader import FeatureSet
@@ -48,6 +50,8 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
     """
     config = config or ExtractConfig()
     videos = read_source(Path(source), config.root)
+    if config.cache.exists() and not config.cache.is_dir():
+        raise InputError(f"--cache {str(config.cache)!r}: expected a folder, found a file; choose another name")
     backbone = load_backbone(config.backbone, config.weights, config.preprocessing)
     outputs = [(tap, reduction) for tap in config.tap or (backbone.default_tap,) for reduction in config.reduce]
     outputs = list(dict.fromkeys(outputs))
@@ -59,11 +63,14 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
             locks.enter_context(lock_for_writing(cache.create(spec)))
         sets = [cache[spec.name] for spec in specs]
         plan = make_plan(videos, sets, config.retry_failed)
-        report.cached = len(plan.cached)
+        run = _Run(plan.jobs, sets, config, report)
         if plan.jobs:
-            run = _Run(plan.jobs, sets, config, report)
             run.compute(backbone, outputs, progress)
-        _settle(plan, [cache[spec.name] for spec in specs], report)
+        duplicates = _settle(plan, [cache[spec.name] for spec in specs], report)
+    # One word for each video, so that the counts add up to all of them.
+    report.computed = len(run.stored - report.failed.keys())
+    report.duplicates = len(duplicates - run.stored - report.failed.keys())
+    report.cached = report.num_videos - report.computed - report.duplicates - len(report.failed)
     return report
 
 
@@ -86,8 +93,12 @@ def _resolve_specs(backbone: Backbone, outputs: Sequence[Output], config: Extrac
     ]
 
 
-def _settle(plan: Plan, sets: Sequence[FeatureSet], report: ExtractReport) -> None:
-    """Writes the ledger rows of videos that have no features of their own, once the others are sealed."""
+def _settle(plan: Plan, sets: Sequence[FeatureSet], report: ExtractReport) -> set[str]:
+    """Writes the ledger rows of videos that have no features of their own, once the others are sealed.
+
+    Returns:
+        The videos that are duplicates in some feature set.
+    """
     duplicates: set[str] = set()
     for features, copies, failures in zip(sets, plan.duplicates, plan.failed, strict=True):
         known = features.ledger()
@@ -100,11 +111,13 @@ def _settle(plan: Plan, sets: Sequence[FeatureSet], report: ExtractReport) -> No
                 duplicates.add(row.video_id)
                 rows.append(row)
         rows += failures
+        # A file that cannot be read for a moment does not hide the features that were computed from it.
+        rows = [row for row in rows if row.source_digest or row.video_id not in features]
         news = [row for row in rows if known.get(row.video_id) != row]
         if news:
             append_journal(features.folder, features.last_shard, news)
         report.failed |= {row.video_id: row.reason for row in failures}
-    report.duplicates = len(duplicates)
+    return duplicates
 
 
 @dataclass
@@ -130,11 +143,12 @@ class _Run:
         self._needed = sorted({index for job in jobs for index in job.missing})
         self._works: dict[int, _Work] = {}
         self._writers: dict[int, ShardWriter] = {}
+        self.stored: set[str] = set()  # videos with new features in some feature set
 
     def compute(self, backbone: Backbone, outputs: Sequence[Output], progress: bool) -> None:
         """Decodes, computes and stores; an interrupt seals what is complete before it goes on its way."""
         config = self._config
-        cores = os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         sampling = parse_sampling(config.sample)
         clips = [
             Clip(job.video.path, sampling, backbone.geometry, job.video.start, job.video.end, config.keep_partial)
@@ -213,12 +227,15 @@ class _Run:
         stats, reason = work.finished.stats, work.finished.reason
         if reason is None and work.computed < stats.frames_kept:
             return
+        if reason is None and _stat(work.job) != work.job.row.source_stat:
+            reason = "the file changed while it was read; run the command again"
         for index, buffer in work.buffers.items():
-            if reason is None and not buffer.finite:
-                reason = f"a feature is not finite in {self._sets[index].spec.dtype}; try --dtype float32"
-            if reason is not None:
+            why = reason
+            if why is None and not buffer.finite:
+                why = f"a feature is not finite in {self._sets[index].spec.dtype}; try --dtype float32"
+            if why is not None:
                 buffer.close()
-                self._record_failure(index, work, reason)
+                self._record_failure(index, work, why)
                 continue
             row = VideoRow(
                 video_id=work.job.row.video_id,
@@ -233,8 +250,9 @@ class _Run:
             )
             self._report.num_bytes += buffer.num_bytes
             self._writers[index].add(buffer, row)
-        if reason is None:
-            self._report.computed += 1
+            self.stored.add(row.video_id)
+            if stats.warnings:
+                self._report.warnings[row.video_id] = "; ".join(stats.warnings)
         del self._works[clip]
 
     def _record_failure(self, index: int, work: _Work, reason: str) -> None:
@@ -279,6 +297,13 @@ class _Batch:
     def clear(self) -> None:
         """Empties the batch; old pixels stay as the padding of a last, partial one."""
         self.parts, self.num_frames = [], 0
+
+
+def _stat(job: Job) -> str:
+    try:
+        return stat_source(job.video.path)
+    except OSError:
+        return ""
 
 
 def _cast(features: NDArray[np.float32], dtype: str) -> NDArray[Any]:

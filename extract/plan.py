@@ -32,13 +32,11 @@ class Plan:
 
     Attributes:
         jobs: Videos to decode and compute.
-        cached: ``video_id`` of those that every feature set has already.
         duplicates: Per feature set, rows of videos whose content it holds or will hold under another name.
         failed: Per feature set, rows of videos that failed before (and are not tried again) or cannot be read.
     """
 
     jobs: list[Job]
-    cached: list[str]
     duplicates: list[list[LedgerRow]]
     failed: list[list[LedgerRow]]
 
@@ -63,7 +61,7 @@ def make_plan(videos: Sequence[Video], sets: Sequence[FeatureSet], retry_failed:
         retry_failed: Whether videos that failed with the same content are tried again.
     """
     known = [_Known(features, features.ledger()) for features in sets]
-    plan = Plan([], [], [[] for _ in sets], [[] for _ in sets])
+    plan = Plan([], [[] for _ in sets], [[] for _ in sets])
     for video in videos:
         row = _identify(video, known)
         if row.status == "failed":
@@ -77,8 +75,6 @@ def make_plan(videos: Sequence[Video], sets: Sequence[FeatureSet], retry_failed:
         missing = tuple(index for index, state in enumerate(states) if state == "missing")
         if missing:
             plan.jobs.append(Job(video, row, missing))
-        elif all(state == "cached" for state in states):
-            plan.cached.append(video.video_id)
     return plan
 
 
@@ -108,7 +104,7 @@ def _place(row: LedgerRow, known: _Known, retry_failed: bool) -> str | LedgerRow
         if before.status != "failed" and row.video_id in known.features:
             return "cached"
     original = known.features.video_with_content(row.source_digest) or known.planned.get(row.source_digest)
-    if original is None:
+    if original is None or original == row.video_id:  # its own older content, back again, is computed anew
         known.planned[row.source_digest] = row.video_id
         return "missing"
     return LedgerRow(

@@ -195,7 +195,7 @@ def _reason(error: Exception, stats: DecodeStats) -> str:
     if not stats.frames_decoded:
         return f"cannot be opened or decoded: {text}"
     of = f" of {stats.frames_expected}" if stats.frames_expected else ""
-    return f"decoding breaks after {stats.frames_decoded}{of} frames: {text} (--keep-partial keeps them)"
+    return f"decoding breaks after {stats.frames_decoded}{of} frames: {text} (--retry-failed --keep-partial keeps them)"
 
 
 class _Scaler:

@@ -24,7 +24,7 @@ class ModelConfig:
     """
 
     model: str = "lstm"
-    units: int = 64
+    units: int = 128
     layers: int = 2
     dense: int = 0
     dropout: float = 0.5
@@ -47,6 +47,7 @@ class FitConfig(ModelConfig):
 
     Attributes:
         manifest: Where labels, splits and groups come from: CSV, JSONL or a folder of class folders.
+        root: Folder that the manifest's paths start from; by default the manifest's own.
         cache: Folder of the cache.
         runs: Folder that gets a folder per run.
         name: The run's name; by default made of feature set, model and seed.
@@ -60,10 +61,11 @@ class FitConfig(ModelConfig):
     """
 
     manifest: Path | None = None
+    root: Path | None = None
     cache: Path = Path("features")
     runs: Path = Path("runs")
     name: str | None = None
-    max_len: int = 64
+    max_len: int = 32
     epochs: int = 100
     patience: int = 15
     batch_size: int = 16
@@ -79,7 +81,7 @@ class FitConfig(ModelConfig):
                 raise InputError(f"--{flag} {value}: expected at least 1")
         if not 0 < self.learning_rate < float("inf"):
             raise InputError(f"--learning-rate {self.learning_rate:g}: expected a positive number")
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed}: expected 0 or more")
+        if not 0 <= self.seed < 1 << 32:
+            raise InputError(f"--seed {self.seed}: expected 0 to {(1 << 32) - 1}")
         if self.name is not None and (not self.name or self.name != Path(self.name).name or self.name.startswith(".")):
             raise InputError(f"--name {self.name!r}: expected the plain name of a folder")

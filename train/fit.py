@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import json
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError
+from framecache.cache.fingerprint import digest_source, stat_source
 from framecache.cache.folders import scan_folder
+from framecache.cache.ledger import LedgerRow
 from framecache.cache.manifest import SPLITS, Video, read_manifest
 from framecache.cache.quiet import quiet_stderr
 from framecache.cache.reader import FeatureSet
@@ -72,6 +75,26 @@ def fit(feature_set: str, config: FitConfig, progress: bool = False) -> Run:
     experiment = _Experiment(config, features.feature_shape, labeled, sequences, statistics)
     model = experiment.build(config)  # a wrong --model ends here, before anything is written
     folder = _new_folder(config, features)
+    try:
+        record = _train(experiment, model, config, features, folder, (begin, loaded), progress)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # half a run would only be in the way of the next
+        raise
+    return Run(folder, record)
+
+
+def _train(
+    experiment: _Experiment,
+    model: Any,
+    config: FitConfig,
+    features: FeatureSet,
+    folder: Path,
+    started: tuple[float, float],
+    progress: bool,
+) -> dict[str, Any]:
+    """Trains model and baseline and fills the run's folder; gives what its ``run.json`` says."""
+    begin, loaded = started
+    labeled, sequences = experiment.labeled, experiment.sequences
     compiled = time.perf_counter()
     baseline_config = replace(config, model="mean", dense=0)
     baseline_model = experiment.build(baseline_config)
@@ -104,7 +127,7 @@ def fit(feature_set: str, config: FitConfig, progress: bool = False) -> Run:
     _write_figures(folder, labeled, sequences, logits, history)
     # Last, so that a folder with a run.json is a finished run.
     (folder / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Run(folder, record)
+    return record
 
 
 @dataclass(frozen=True)
@@ -162,7 +185,9 @@ def _labeled_videos(features: FeatureSet, config: FitConfig) -> LabeledVideos:
     if config.manifest is None:
         raise InputError("--manifest: expected the CSV, JSONL or folder with the labels; found none")
     where = str(config.manifest)
-    videos: list[Video] = scan_folder(config.manifest) if config.manifest.is_dir() else read_manifest(config.manifest)
+    videos: list[Video] = (
+        scan_folder(config.manifest) if config.manifest.is_dir() else read_manifest(config.manifest, config.root)
+    )
     present = [video for video in videos if video.video_id in features]
     missing = [video.video_id for video in videos if video.video_id not in features]
     if not present:
@@ -172,10 +197,27 @@ def _labeled_videos(features: FeatureSet, config: FitConfig) -> LabeledVideos:
             f"the feature set holds {held}; extract this manifest first"
         )
     ledger = features.ledger()
+    _refuse_other_contents(present, ledger, features.name)
     digests = {video_id: row.source_digest for video_id, row in ledger.items()}
     labeled = split_videos(present, digests, config.seed, where)
     reasons = {name: ledger[name].reason if name in ledger else "never extracted" for name in missing}
     return replace(labeled, left_out={**reasons, **labeled.left_out})
+
+
+def _refuse_other_contents(videos: Sequence[Video], ledger: Mapping[str, LedgerRow], name: str) -> None:
+    """Refuses features of another file under a video's name; a file that is not here any more is not asked for."""
+    for video in videos:
+        row = ledger[video.video_id]
+        try:
+            stat = stat_source(video.path)
+            same = stat == row.source_stat or digest_source(video.path) + video.segment == row.source_digest
+        except OSError:
+            continue
+        if not same:
+            raise InputError(
+                f"{video.path}: the features of {video.video_id!r} in {name} are those of another content "
+                f"(extracted from {row.source}); extract this manifest again, or into a --cache of its own"
+            )
 
 
 def _new_folder(config: FitConfig, features: FeatureSet) -> Path:
@@ -186,12 +228,13 @@ def _new_folder(config: FitConfig, features: FeatureSet) -> Path:
             raise InputError(f"--name {config.name!r}: {folder} exists already; choose another name")
         folder.mkdir(parents=True)
         return folder
+    config.runs.mkdir(parents=True, exist_ok=True)
     stem = f"{features.spec.short_name}-{config.model.replace(':', '_')}-seed{config.seed}"
     number = 1
     while True:
         folder = config.runs / (stem if number == 1 else f"{stem}-{number}")
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
             number += 1
         else:

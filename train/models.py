@@ -106,7 +106,11 @@ def _own_logits(name: str, x: Tensor, mask: Tensor, feature_shape: tuple[int, ..
 
     The model takes the standardised features, or a list of these and the mask, and gives logits.
     """
-    model = import_callable(name, "--model")(feature_shape=feature_shape, num_classes=num_classes)
+    build = import_callable(name, "--model")
+    try:
+        model = build(feature_shape=feature_shape, num_classes=num_classes)
+    except Exception as error:  # a user's code may raise anything
+        raise InputError(f"--model {name}: it raises {type(error).__name__}: {error}") from error
     if not isinstance(model, keras.Model):
         raise InputError(f"--model {name}: expected it to return a Keras model, found {type(model).__name__}")
     logits = model([x, mask]) if len(model.inputs) == 2 else model(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,7 +106,7 @@ def deal(
     """
     groups: dict[str, list[Video]] = defaultdict(list)
     for video in videos:
-        groups[video.group or source_digests.get(video.video_id) or video.video_id].append(video)
+        groups[video.group or _content(video, source_digests)].append(video)
     names = sorted(groups)
     np.random.default_rng(seed).shuffle(names)
     wanted = {
@@ -139,16 +140,30 @@ def _refuse_shared_groups(videos: Sequence[Video], where: str) -> None:
 
 
 def _shared_contents(videos: Sequence[Video], source_digests: Mapping[str, str]) -> dict[str, str]:
-    """Videos to leave out, since their content is in a later split too, each with the reason."""
-    last: dict[str, Video] = {}
-    for video in sorted(videos, key=lambda video: SPLITS.index(video.split or "train")):
-        last[source_digests.get(video.video_id) or video.video_id] = video
-    left_out = {}
+    """Videos to leave out, since their content (for parts: some of it) is in a later split too, with the reason."""
+    same: dict[str, list[Video]] = defaultdict(list)
     for video in videos:
-        other = last[source_digests.get(video.video_id) or video.video_id]
-        if other.split != video.split:
-            left_out[video.video_id] = f"same content as {other.video_id} ({other.split})"
+        same[_content(video, source_digests)].append(video)
+    left_out = {}
+    for members in same.values():
+        members.sort(key=lambda video: SPLITS.index(video.split or "train"), reverse=True)
+        for place, video in enumerate(members):
+            for other in members[:place]:
+                if other.split != video.split and _overlap(video, other):
+                    left_out[video.video_id] = f"same content as {other.video_id} ({other.split})"
+                    break
     return left_out
+
+
+def _content(video: Video, source_digests: Mapping[str, str]) -> str:
+    """What the video's file holds, whichever part of it is meant."""
+    return source_digests.get(video.video_id, "").partition("#")[0] or video.video_id
+
+
+def _overlap(one: Video, other: Video) -> bool:
+    begins = (one.start or 0.0, other.start or 0.0)
+    ends = (math.inf if one.end is None else one.end, math.inf if other.end is None else other.end)
+    return max(begins) < min(ends)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -49,11 +49,6 @@ def test_split_folders_give_splits_and_labels(tmp_path: Path) -> None:
     ]
 
 
-def test_splits_count_only_when_every_video_has_one(tmp_path: Path) -> None:
-    make_files(tmp_path, "train/cat/1.mp4", "holdout/cat/2.mp4")
-    assert told(tmp_path) == [("holdout/cat/2.mp4", "holdout", None), ("train/cat/1.mp4", "train", None)]
-
-
 def test_split_folders_without_class_folders_are_labels(tmp_path: Path) -> None:
     make_files(tmp_path, "train/1.mp4", "test/2.mp4")
     assert told(tmp_path) == [("test/2.mp4", "test", None), ("train/1.mp4", "train", None)]
@@ -204,3 +199,15 @@ def test_any_names_can_be_sorted(texts: list[str]) -> None:
 
 def test_names_of_thousands_of_digits_can_be_sorted() -> None:
     assert sorted(["9" * 5000, "10", "9"], key=natural_key) == ["9", "10", "9" * 5000]
+
+
+def test_folders_that_are_splits_in_part_are_refused(tmp_path: Path) -> None:
+    folder = make_files(tmp_path, "train/cat/a.mp4", "validation/cat/b.mp4")
+    message = "folders train, validation are splits in part; expected only train, val, test"
+    with pytest.raises(InputError, match=message):
+        scan_folder(folder)
+
+
+def test_a_picture_beside_folders_of_videos_is_no_video(tmp_path: Path) -> None:
+    folder = make_files(tmp_path, "cover.jpg", "cat/a.mp4", "dog/b.mp4", "dog/frames/1.png")
+    assert [video.video_id for video in scan_folder(folder)] == ["cat/a.mp4", "dog/b.mp4", "dog/frames"]

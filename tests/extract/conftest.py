@@ -33,6 +33,36 @@ def large():
 def not_a_model():
     return 7
 
+def sequential():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((16, 16, 3)), layers.Conv2D(4, 3, strides=2, padding="same"), layers.ReLU()])
+
+def nested():
+    frames = keras.Input((16, 16, 3))
+    inner = keras.Input((16, 16, 3))
+    keras.utils.set_random_seed(0)
+    model = keras.Model(inner, layers.Conv2D(4, 3, strides=2, padding="same")(inner))
+    return keras.Model(frames, model(layers.Rescaling(2.0)(frames)))
+
+def skip(late):
+    frames = keras.Input((16, 16, 3))
+    first = layers.ReLU()(frames)
+    second = layers.ReLU()(first)
+    return keras.Model(frames, layers.Add()([second, first if late else frames]))
+
+def skip_early():
+    return skip(False)
+
+def skip_late():
+    return skip(True)
+
+class Subclassed(keras.Model):
+    def call(self, frames):
+        return frames
+
+def raises():
+    return 1 / 0
+
 def any_size():
     frames = keras.Input((None, None, 3))
     return keras.Model(frames, layers.Conv2D(4, 3)(frames))

@@ -15,6 +15,8 @@ from framecache.cache.errors import InputError
 from framecache.cache.sampling import Sampling
 from framecache.extract import backbones
 from framecache.extract.backbones import application_names, load_backbone
+from framecache.extract.engines import make_engine
+from framecache.extract.layers import LayerGraph
 from framecache.extract.video import Clip, DecodeStats, decode
 
 PALACE, DAISY = 698, 985  # ImageNet classes
@@ -46,7 +48,7 @@ def test_each_application_has_a_preprocess_input_of_its_own(name: str) -> None:
     module = application_names()[name].__module__.rpartition(".")[2]
     pixels = np.full((1, 2, 2, 3), 200.0, np.float32)
     expected = getattr(keras.applications, module).preprocess_input(pixels.copy())
-    backbone = backbones.Backbone(name, None, backbones.Geometry(2, 2), module, "tap")
+    backbone = backbones.Backbone(name, None, LayerGraph(None, {}, ()), backbones.Geometry(2, 2), module, "tap")
     np.testing.assert_allclose(np.asarray(backbone.normalise(keras.ops.convert_to_tensor(pixels))), expected, rtol=1e-6)
 
 
@@ -87,6 +89,21 @@ def test_the_last_map_is_the_default_tap(tiny_backbone: str) -> None:
     assert load_backbone(tiny_backbone).default_tap == "late"
 
 
+@pytest.mark.parametrize("name", ["sequential", "nested"])
+def test_sequential_and_nested_models_can_be_tapped(tiny_backbone: str, name: str) -> None:
+    backbone = load_backbone(f"tiny_backbone:{name}")
+    assert backbone.map_shape(backbone.default_tap) == (8, 8, 4)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    (features,) = make_engine("tensorflow", backbone, [(backbone.default_tap, "grid")], 2, 1).run(frames)
+    np.testing.assert_allclose(features, np.asarray(backbone.model(frames.astype(np.float32))), rtol=1e-5, atol=1e-5)
+    assert load_backbone(f"tiny_backbone:{name}").weights_digest() == backbone.weights_digest()
+
+
+def test_the_digest_knows_how_layers_are_wired(tiny_backbone: str) -> None:
+    digests = {load_backbone(f"tiny_backbone:{name}").weights_digest() for name in ("skip_early", "skip_late")}
+    assert len(digests) == 2
+
+
 def test_a_keras_file_with_code_inside_is_refused(tmp_path: Path) -> None:
     frames = keras.Input((8, 8, 3))
     model = keras.Model(frames, keras.layers.Lambda(lambda x: x, output_shape=(8, 8, 3))(frames))
@@ -103,7 +120,10 @@ def test_a_keras_file_with_code_inside_is_refused(tmp_path: Path) -> None:
         (["no_such_module:build"], "cannot be imported"),
         (["tiny_backbone:nothing"], "cannot be imported"),
         (["tiny_backbone:not_a_model"], "expected it to return a Keras model, found int"),
-        (["tiny_backbone:any_size"], r"expected one input of fixed size \(None, height, width, 3\)"),
+        (["tiny_backbone:any_size"], r"one input of fixed size \(None, height, width, 3\)"),
+        (["tiny_backbone:Subclassed"], "expected a Functional or Sequential model"),
+        (["tiny_backbone:raises"], "it raises ZeroDivisionError"),
+        (["./tiny_backbone.py:build"], "cannot be imported"),
         (["tiny_backbone:build", "random"], "brings its own weights"),
         (["tiny_backbone:build", None, "resnet5"], "did you mean resnet"),
         (["MobileNetV2", "random", "resnet50"], "has its own"),

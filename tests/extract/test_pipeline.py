@@ -244,6 +244,72 @@ def test_numbers_too_large_for_float16_fail_with_the_way_out(clips: Path, config
     assert extract(clips, replace(config, backbone="tiny_backbone:large", dtype="float32")).failed == {}
 
 
+def test_one_reduction_that_is_not_finite_leaves_the_others_alone(clips: Path, config: ExtractConfig) -> None:
+    # The mean of a bright and many dark pixels fits into float16, the brightest alone does not.
+    for number, path in enumerate(clips.rglob("*.mp4")):
+        frames = np.zeros((2, 16, 16, 3), np.uint8)
+        frames[:, :4, :4] = 50 + 4 * number
+        write_video(path, frames)
+    report = extract(clips, replace(config, backbone="tiny_backbone:large", reduce=("gmp", "gap"), tap=("late",)))
+    assert all("not finite" in reason for reason in report.failed.values())
+    statuses = {
+        name.partition("-")[0]: row.status
+        for name in report.feature_sets
+        for row in open_cache(config.cache)[name].ledger().values()
+    }
+    assert statuses == {"large.gmp": "failed", "large.gap": "ok"}
+
+
+def test_content_that_comes_back_is_computed_again_under_its_own_name(clips: Path, config: ExtractConfig) -> None:
+    extract(clips, config)
+    first, original = digests(config), (clips / "a/one.mp4").read_bytes()
+    write_video(clips / "a/one.mp4", shades(3))
+    extract(clips, config)
+    (clips / "a/one.mp4").write_bytes(original)
+    assert extract(clips, config).computed == 1
+    assert digests(config) == first
+    assert extract(clips, config).cached == 3
+
+
+def test_a_moments_unreadability_hides_no_features(
+    clips: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(clips, config)
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("framecache.extract.plan.stat_source", refuse)
+        assert set(extract(clips, config).failed.values()) == {"cannot be read: Permission denied"}
+    assert len(open_cache(config.cache)["build.gap"]) == 3
+    assert extract(clips, config).cached == 3
+
+
+def test_a_file_that_changes_while_it_is_read_fails(
+    clips: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "stat_source", lambda path: "another signature")
+    assert "changed while it was read" in extract(clips, config).failed["a/one.mp4"]
+
+
+def test_the_counts_add_up_to_all_videos(clips: Path, config: ExtractConfig) -> None:
+    extract(clips, config)
+    (clips / "a/one.mp4").rename(clips / "a/renamed.mp4")
+    (clips / "bad.mp4").write_bytes(b"no video")
+    write_video(clips / "new.mp4", shades(3))
+    report = extract(clips, replace(config, reduce=("gap", "gmp")))
+    counts = (report.computed, report.cached, report.duplicates, len(report.failed))
+    assert (sum(counts), report.num_videos) == (5, 5)
+    assert counts == (4, 0, 0, 1)  # the renamed one is a duplicate in gap, but had to be computed for gmp
+
+
+def test_a_cache_that_is_a_file_is_refused(clips: Path, config: ExtractConfig) -> None:
+    config.cache.write_text("not a folder")
+    with pytest.raises(InputError, match="expected a folder, found a file"):
+        extract(clips, config)
+
+
 def test_an_unreadable_video_is_a_failure_of_its_own(clips: Path, config: ExtractConfig) -> None:
     os.mkfifo(clips / "pipe.mp4")
     report = extract(clips, config)
@@ -301,6 +367,7 @@ def test_wrong_input_writes_nothing(clips: Path, config: ExtractConfig) -> None:
         ({"reduce": ()}, "at least one reduction"),
         ({"reduce": ("gab",)}, "expected one of"),
         ({"batch_size": 0}, "--batch-size 0: expected a positive number"),
+        ({"shard_mb": float("inf")}, "--shard-mb inf: expected a positive number"),
         ({"shard_mb": -1.0}, "--shard-mb -1: expected a positive number"),
         ({"seal_seconds": float("nan")}, "--seal-seconds nan"),
         ({"workers": -1}, "--workers -1: expected 0 or more"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 
 from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.shard import VideoRow
@@ -22,6 +23,11 @@ class Data:
     cache: Path
     name: str
     manifest: Path
+
+
+def digest_of(content: str) -> str:
+    """Content digest of a file that holds this text."""
+    return str(xxhash.xxh3_128_hexdigest(content.encode()))
 
 
 def make_data(
@@ -46,7 +52,7 @@ def make_data(
                 buffer.append(frames, np.arange(len(frames)) * 100.0)
                 video_id = f"{label}/{split}{number}.mp4"
                 row = VideoRow(
-                    video_id, len(frames), buffer.hexdigest(), video_id, f"digest-{video_id}", "", None, len(frames), ()
+                    video_id, len(frames), buffer.hexdigest(), video_id, digest_of(video_id), "", None, len(frames), ()
                 )
                 writer.add(buffer, row)
                 lines.append(f"{video_id},{label},{split},{split}-{number // 2}")

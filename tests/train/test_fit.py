@@ -132,10 +132,14 @@ def test_labels_may_come_from_class_folders(data: Data, tmp_path: Path) -> None:
     for line in data.manifest.read_text().splitlines()[1:]:
         path = tmp_path / "videos" / line.split(",")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    run = fit("toy.gap", configure(data, tmp_path / "runs", manifest=tmp_path / "videos", epochs=1))
+        path.write_text(line.split(",")[0])  # what the feature set's digest of it says
+    config = configure(data, tmp_path / "runs", manifest=tmp_path / "videos", epochs=1)
+    run = fit("toy.gap", config)
     assert run.record["classes"] == ["down", "up"]
     assert sum(run.record["num_videos"].values()) == 40
+    (tmp_path / "videos/up/train1.mp4").write_text("another video under this name")
+    with pytest.raises(InputError, match=r"'up/train1.mp4' in toy.gap-\w+ are those of another content"):
+        fit("toy.gap", config)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +158,28 @@ def test_a_manifest_that_does_not_fit_writes_no_run(data: Data, tmp_path: Path, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_run_that_does_not_finish_leaves_no_folder(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("framecache.train.trainer.train_model", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit("toy.gap", configure(data, tmp_path, name="mine"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_whose_paths_start_elsewhere_needs_root(data: Data, tmp_path: Path) -> None:
+    manifest = tmp_path / "absolute.csv"
+    rows = data.manifest.read_text().splitlines()
+    manifest.write_text("\n".join(["video_id," + rows[0]] + [f"{row.split(',')[0]},/data/{row}" for row in rows[1:]]))
+    config = configure(data, tmp_path / "runs", manifest=manifest, epochs=1)
+    with pytest.raises(InputError, match=r"leads outside .* --root"):
+        fit("toy.gap", config)
+    assert fit("toy.gap", replace(config, root=Path("/"))).record["num_videos"]["train"] == 24
+
+
 def test_a_wrong_model_of_ones_own_writes_no_run(data: Data, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be imported"):
         fit("toy.gap", configure(data, tmp_path / "runs", model="nowhere:build"))
@@ -166,7 +192,7 @@ def test_a_wrong_model_of_ones_own_writes_no_run(data: Data, tmp_path: Path) -> 
         ({"max_len": 0}, "--max-len 0: expected at least 1"),
         ({"learning_rate": 0.0}, "--learning-rate 0: expected a positive number"),
         ({"dropout": 1.0}, "--dropout 1: expected a share"),
-        ({"seed": -1}, "--seed -1: expected 0 or more"),
+        ({"seed": -1}, "--seed -1: expected 0 to 4294967295"),
         ({"name": "a/b"}, "--name 'a/b': expected the plain name of a folder"),
         ({"units": 0}, "--units 0: expected at least 1"),
     ],

@@ -96,6 +96,13 @@ def test_a_content_in_two_splits_stays_only_in_the_later_one() -> None:
     assert not names & set(labeled.left_out)
 
 
+def test_parts_of_one_file_are_shared_only_where_they_overlap() -> None:
+    parts = {"t1": ("train", 0, 10), "t2": ("train", 20, 30), "v": ("val", 5, 15), "e": ("test", 30, None)}
+    videos = [Video(name, Path(name), "a", split, None, start, end) for name, (split, start, end) in parts.items()]
+    digests = {name: f"file#{start}-{end}" for name, (_, start, end) in parts.items()}
+    assert split_videos([*complete(), *videos], digests, 0, "m.csv").left_out == {"t1": "same content as v (val)"}
+
+
 @pytest.mark.parametrize(
     ("videos", "message"),
     [
