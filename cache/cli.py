@@ -1,6 +1,6 @@
 """How every door behaves: options from dataclasses and TOML, one-line errors, exit statuses.
 
-0 all well; 1 finished, but some videos failed; 2 wrong usage, input or configuration; 130 interrupted.
+0 all well; 1 not everything could be done; 2 wrong usage, input or configuration; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def run(app: App, arguments: Sequence[str] | None = None) -> int:
             return SOME_FAILED
         return _fail(str(error), SOME_FAILED)
     except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again to go on", INTERRUPTED)
+        return _fail("interrupted; run the same command again", INTERRUPTED)
     finally:
         app.config = kept
 

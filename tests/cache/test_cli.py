@@ -263,7 +263,7 @@ def raising(error: BaseException) -> Callable[[], None]:
         (InputError("wrong\n  word"), 2, "error: wrong word"),
         (FramecacheError("gone wrong"), 1, "error: gone wrong"),
         (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device"),
-        (KeyboardInterrupt(), 130, "error: interrupted; run the same command again to go on"),
+        (KeyboardInterrupt(), 130, "error: interrupted; run the same command again"),
     ],
 )
 def test_an_expected_error_is_one_line_and_its_status(
