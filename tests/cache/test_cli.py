@@ -229,7 +229,11 @@ def test_a_wrong_toml_file_is_wrong_usage_and_named(text: str, message: str, tmp
     assert str(config) in err
 
 
-def test_a_config_counts_for_one_command_only(cache: Path, tmp_path: Path, command: Command) -> None:
+def test_a_config_counts_for_one_command_only(
+    cache: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")  # without a cache in its default place
     config = tmp_path / "config.toml"
     config.write_text(f'cache = "{cache}"\n')
     command("ls", "--config", config)
