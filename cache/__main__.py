@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,21 +14,24 @@ from cyclopts import Parameter
 from tqdm import tqdm
 
 from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
-from framecache.cache.errors import FramecacheError
+from framecache.cache.compact import compact
+from framecache.cache.errors import FramecacheError, InputError
 from framecache.cache.folders import natural_key
-from framecache.cache.reader import FeatureSet
-from framecache.cache.store import open_cache, read_spec
-from framecache.cache.verify import verify
+from framecache.cache.reader import FeatureSet, list_shards
+from framecache.cache.store import lock_for_writing, open_cache, read_spec
+from framecache.cache.verify import Verification, verify
+from framecache.cache.verify import repair as repair_set
 
 app = make_app(
     "framecache",
-    "Look into a cache of frozen-CNN features.\n\n"
+    "Look after a cache of frozen-CNN features.\n\n"
     "Example: framecache ls\n"
     "Example: framecache ledger efficientnet-lite0.gap --failed",
 )
 
 CacheFolder = Annotated[Path, Parameter(name="--cache", help="Folder of the cache.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON instead of a table.")]
+_SHOWN_HURT = 20
 SetName = Annotated[str, Parameter(help="Feature set: its name, with or without fingerprint, or a prefix.")]
 
 
@@ -119,6 +123,9 @@ def verify_sets(
     names: Annotated[tuple[str, ...], Parameter(name="set", help="Feature sets; all of the cache if none.")] = (),
     /,
     *,
+    repair: Annotated[
+        bool, Parameter(negative="", help="Move hurt shards aside; the next extraction computes their hurt videos.")
+    ] = False,
     cache: CacheFolder = Path("features"),
     json: AsJson = False,
 ) -> int:
@@ -127,20 +134,71 @@ def verify_sets(
     results = []
     for name in [store.resolve(name) for name in names] or store.names():
         folder = store.folder / name
-        shards = tqdm(verify(folder, read_spec(folder)), desc=name, unit="shard", disable=None)
-        *_, result = shards
-        results.append(result)
+        spec, total = read_spec(folder), sum(path.stat().st_size for path in list_shards(folder))
+        with ExitStack() as stack:
+            if repair:
+                stack.enter_context(lock_for_writing(folder))
+            bar = stack.enter_context(tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None))
+            results.append((repair_set if repair else verify)(folder, spec, bar.update))
     if json:
         _print_json([result.to_json() for result in results])
     else:
         for result in results:
-            state = "ok" if result.ok else "HURT"
-            print(f"{result.name}: {state}, {result.videos} videos in {result.shards} shards")
-            for video_id in result.hurt:
-                print(f"hurt: {_plain(video_id)}: delete its shard and extract again")
-            for error in result.errors:
-                print(f"hurt: {error}")
+            _print_verification(result)
     return OK if all(result.ok for result in results) else SOME_FAILED
+
+
+def _print_verification(result: Verification) -> None:
+    state = "ok" if result.ok else "HURT"
+    print(f"{result.name}: {state}, {result.videos} videos in {result.shards} shards")
+    for error in result.errors.values():
+        print(f"hurt: {_plain(error)}")
+    for video_id in result.hurt[:_SHOWN_HURT]:
+        print(f"hurt video: {_plain(video_id)}")
+    if len(result.hurt) > _SHOWN_HURT:
+        print(f"… and {len(result.hurt) - _SHOWN_HURT} more: --json names them all")
+    if result.repaired:
+        print("moved aside; run the same extraction again: it computes exactly these videos")
+    elif not result.ok:
+        print(f"framecache verify {result.name} --repair moves the hurt shards aside")
+
+
+@app.command(name="compact")
+def compact_sets(
+    names: Annotated[tuple[str, ...], Parameter(name="set", help="Feature sets; all of the cache if none.")] = (),
+    /,
+    *,
+    shard_mb: Annotated[float, Parameter(help="Size of a large shard, in millions of bytes.")] = 512.0,
+    cache: CacheFolder = Path("features"),
+) -> int:
+    """Merge small shards into large ones; readers may go on reading."""
+    if not 0 < shard_mb < float("inf"):
+        raise InputError(f"--shard-mb {shard_mb:g}: expected a positive number")
+    store = open_cache(cache)
+    for name in [store.resolve(name) for name in names] or store.names():
+        folder = store.folder / name
+        with lock_for_writing(folder):
+            replaced = compact(folder, read_spec(folder), int(shard_mb * 1e6))
+            print(f"{name}: {replaced} shards merged, {len(list_shards(folder))} now")
+    return OK
+
+
+@app.command(name="rm")
+def remove_set(
+    name: SetName,
+    /,
+    *,
+    yes: Annotated[bool, Parameter(negative="", help="Do not ask, also on a terminal.")] = False,
+    cache: CacheFolder = Path("features"),
+) -> int:
+    """Remove a feature set; on a terminal it asks first."""
+    store = open_cache(cache)
+    full = store.resolve(name)
+    if not yes and sys.stdin.isatty() and input(f"remove {full}? [y/N] ").strip().lower() not in ("y", "yes"):
+        print("kept")
+        return OK
+    print(f"{store.remove(full)}: removed")
+    return OK
 
 
 def summary(features: FeatureSet) -> dict[str, Any]:

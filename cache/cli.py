@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
 from rich.console import Console
 
-from framecache.cache.errors import FramecacheError, InputError
+from framecache.cache.errors import FramecacheError, InputError, LockedError, ShardError
 
 _CONFIG_HELP = "Every flag may also be a key of a TOML file: --config FILE.toml. Flags win."
 OK, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -55,13 +55,16 @@ def run(app: App, arguments: Sequence[str] | None = None) -> int:
         return int(status or OK)
     except CycloptsError as error:
         return _fail(f"{_plain(error)} (see {app.name[0]} --help)", WRONG)
-    except InputError as error:
+    except (InputError, LockedError, ShardError) as error:
         return _fail(str(error), WRONG)
-    except (FramecacheError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return SOME_FAILED
+    except FramecacheError as error:
         return _fail(str(error), SOME_FAILED)
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        return _fail(f"{what}; what was sealed stays: mend this and run the same command again", SOME_FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again", INTERRUPTED)
     finally:

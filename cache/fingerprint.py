@@ -32,6 +32,15 @@ def fingerprint(spec: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()
 
 
+def digest_parts(*parts: bytes) -> str:
+    """XXH3-128 of several byte strings, each with its length, as 32 hexadecimal characters."""
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return str(digest.hexdigest())
+
+
 class FeatureDigest:
     """Digest of one video's features, fed in pieces as they are computed.
 

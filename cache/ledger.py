@@ -8,12 +8,12 @@ Losing that file loses no features; its videos are only looked at again.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from framecache.cache.journal import append_lines, read_lines
 from framecache.cache.shard import VideoRow
 
 LEDGER_FILE = "ledger.jsonl"
@@ -82,33 +82,21 @@ class JournalLine:
 
 def append_journal(folder: Path, after_shard: int, rows: Iterable[LedgerRow]) -> None:
     """Adds rows to the feature set's ``ledger.jsonl`` and makes them durable."""
-    path = folder / LEDGER_FILE
-    lines = "".join(
-        json.dumps({"after_shard": after_shard, **vars(row), "warnings": list(row.warnings)}) + "\n" for row in rows
+    append_lines(
+        folder / LEDGER_FILE,
+        [{"after_shard": after_shard, **vars(row), "warnings": list(row.warnings)} for row in rows],
     )
-    with path.open("a+b") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        if size:
-            stream.seek(size - 1)
-            if stream.read(1) != b"\n":  # a writer died within its line: keep that line apart
-                stream.write(b"\n")
-        stream.write(lines.encode())
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def read_journal(folder: Path) -> Iterator[JournalLine]:
     """The lines of ``ledger.jsonl``; one that a dying writer left unfinished is passed over."""
-    path = folder / LEDGER_FILE
-    if not path.exists():
-        return
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in read_lines(folder / LEDGER_FILE):
         line = _parse_line(text)
         if line is not None:
             yield line
 
 
-def _parse_line(text: str) -> JournalLine | None:
+def _parse_line(text: bytes) -> JournalLine | None:
     try:
         values = json.loads(text)
         after_shard, warnings = values.pop("after_shard"), values.pop("warnings", [])

@@ -31,7 +31,7 @@ class Video:
     """One row of a manifest.
 
     Attributes:
-        video_id: Its name in the feature set; by default the path as written, with ``#start-end`` for a part.
+        video_id: Its name in the feature set; by default its path within the root, with ``#start-end`` for a part.
         path: Where the file (or the folder of images) is.
         label: Its class, if any.
         split: ``train``, ``val`` or ``test``, if any.
@@ -111,6 +111,12 @@ def refuse_duplicate_ids(videos: Sequence[Video], where: str) -> None:
         )
 
 
+def is_plain_name(video_id: str) -> bool:
+    """Whether a name stays within its folder should it ever become a path: relative, without ``..`` and NUL."""
+    path = PurePosixPath(video_id)
+    return bool(video_id) and not path.is_absolute() and ".." not in path.parts and "\0" not in video_id
+
+
 def printable(path: str) -> str:
     r"""``path`` as valid UTF-8: bytes that are not (a file name may hold any) become ``\xNN``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -179,10 +185,13 @@ def _parse_row(row: Mapping[str, object], where: str, root: Path) -> Video:
         near = difflib.get_close_matches(split.lower(), SPLITS, 1, 0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}{hint}")
-    default_id = PurePosixPath(os.path.normpath(written)).as_posix() + segment_name(start, end)
+    path = _resolve(written, root, where)
+    video_id = text.get("video_id") or printable(_relative(path, root)) + segment_name(start, end)
+    if not is_plain_name(video_id):
+        raise InputError(f"{where}: video_id {video_id!r} is absolute or holds '..'; expected a relative name")
     return Video(
-        video_id=text.get("video_id") or printable(default_id),
-        path=_resolve(written, root, where),
+        video_id=video_id,
+        path=path,
         label=text.get("label") or None,
         split=split,
         group=text.get("group") or None,
@@ -201,6 +210,10 @@ def _seconds(text: Mapping[str, str], name: str, where: str) -> float | None:
     if not (math.isfinite(value) and value >= 0):
         raise InputError(f"{where}: {name} {text[name]!r}, expected seconds from the beginning, 0 or more")
     return value
+
+
+def _relative(path: Path, root: Path) -> str:
+    return PurePosixPath(os.path.relpath(path, os.path.abspath(root))).as_posix()
 
 
 def _resolve(written: str, root: Path, where: str) -> Path:

@@ -2,117 +2,127 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+import math
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from framecache.cache.errors import InputError, VideoNotFoundError
-from framecache.cache.ledger import JournalLine, LedgerRow, read_journal
-from framecache.cache.shard import Extent, ShardInfo, map_extent, read_rows, read_shard, shard_number
+from framecache.cache.errors import FeatureSetNotFoundError, InputError, ShardError, VideoNotFoundError
+from framecache.cache.ledger import LedgerRow, read_journal
+from framecache.cache.sealed import sealed_shards
+from framecache.cache.shard import (
+    Extent,
+    ShardInfo,
+    VideoRow,
+    digest_stored,
+    map_extent,
+    read_rows,
+    read_shard,
+    shard_number,
+)
 from framecache.cache.spec import Spec, require_same_spec
 
 _MAX_OPEN_MAPS = 128
+Place = tuple[int, int]  # which shard, which row of its index
+
+
+@dataclass(frozen=True)
+class _View:
+    """The shards of one moment, and where the latest word on each video leads."""
+
+    shards: list[ShardInfo]
+    rows: dict[str, Place]
+    by_content: dict[bytes, Place]
 
 
 class FeatureSet(Mapping[str, NDArray[Any]]):
     """The features of many videos under one spec, by ``video_id``.
 
-    Opening reads the shards' indexes; features are mapped when they are asked for. A view stays valid for as
-    long as it is referenced, also when its shard is replaced or deleted meanwhile.
+    Opening reads the shards' indexes; features are mapped when they are asked for. It shows the videos of the
+    moment of opening: later ones need another opening. A view of features stays valid for as long as it is
+    referenced, and where shards were compacted since, the same features are found in the new ones.
 
     Args:
         folder: The feature set's folder.
         spec: Its spec; every shard must have been written under it.
+        without: Names of shards to pass over, hurt or missing ones.
 
     Raises:
-        ShardError: A shard is damaged.
+        ShardError: A shard is damaged or missing.
         SpecMismatchError: A shard was written under another spec.
     """
 
-    def __init__(self, folder: Path, spec: Spec) -> None:
+    def __init__(self, folder: Path, spec: Spec, without: Collection[str] = ()) -> None:
         self.folder = folder
         self.spec = spec
-        self._shards: list[ShardInfo] = []
-        self._rows: dict[str, tuple[int, int]] = {}  # video_id → (shard, row in its index)
+        self._without = frozenset(without)
         self._maps: OrderedDict[tuple[Path, str], NDArray[Any]] = OrderedDict()
-        self._by_content: dict[bytes, tuple[int, int]] = {}
-        journal = sorted(read_journal(folder), key=lambda line: line.after_shard)
-        for path in list_shards(folder):
-            journal = self._follow_journal(journal, shard_number(path) or 0)
-            info = read_shard(path)
-            require_same_spec(spec, info.spec, str(path))
-            shard = len(self._shards)
-            self._shards.append(info)
-            ids = info.index["video_id"].tolist()
-            places = [(shard, row) for row in range(len(ids))]
-            self._rows.update(zip((raw.decode() for raw in ids), places, strict=True))
-            digests = info.index["source_digest"].tolist()
-            self._by_content.update((digest, place) for digest, place in zip(digests, places, strict=True) if digest)
-        self._follow_journal(journal, None)
-
-    def _follow_journal(self, journal: list[JournalLine], before: int | None) -> list[JournalLine]:
-        """Applies the lines written before shard number ``before``; returns the others."""
-        for done, line in enumerate(journal):
-            if before is not None and line.after_shard >= before:
-                return journal[done:]
-            duplicate = line.row.status == "duplicate"
-            place = self._by_content.get(line.row.source_digest.encode()) if duplicate else None
-            if place is None:
-                self._rows.pop(line.row.video_id, None)
-            else:
-                self._rows[line.row.video_id] = place
-        return []
+        self._view = _read_view(folder, spec, self._without)
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.feature_shape))
         return f"<FeatureSet {self.name}: {len(self)} videos, {self.num_frames} frames × ({shape}) {self.dtype}>"
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._view.rows)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+        return iter(self._view.rows)
 
     def __contains__(self, video_id: object) -> bool:
-        return video_id in self._rows
+        return video_id in self._view.rows
 
     def __getitem__(self, video_id: str) -> NDArray[Any]:
         """Features of one video, a read-only memory-mapped view ``(T, *feature_shape)``.
 
         Raises:
             VideoNotFoundError: No features are stored for it.
+            ShardError: Its shard has vanished.
         """
-        info, row = self._locate(video_id)
-        start, length = int(info.index["start"][row]), int(info.index["length"][row])
-        return self._map(info, "features", info.features)[start : start + length]
+        return self._rows_of(video_id, "features")
 
     def timestamps_ms(self, video_id: str) -> NDArray[np.float64]:
         """Presentation time of each stored frame in its source, in milliseconds, ``(T,)``.
 
         Raises:
             VideoNotFoundError: No features are stored for it.
+            ShardError: Its shard has vanished.
         """
-        info, row = self._locate(video_id)
-        start, length = int(info.index["start"][row]), int(info.index["length"][row])
-        return self._map(info, "timestamps_ms", info.timestamps_ms)[start : start + length]
+        return self._rows_of(video_id, "timestamps_ms")
 
     def length(self, video_id: str) -> int:
         """Number of stored frames of one video, without touching its features."""
         info, row = self._locate(video_id)
         return int(info.index["length"][row])
 
+    def is_intact(self, video_id: str) -> bool:
+        """Whether the stored features and timestamps are, to the bit, the ones that were computed; reads them all.
+
+        Raises:
+            VideoNotFoundError: No features are stored for it.
+            ShardError: Its shard cannot be read.
+        """
+        while True:
+            info, row = self._locate(video_id)
+            try:
+                *_, digest = digest_stored(info, row)
+            except ShardError:
+                self._renew_if_gone(info, video_id)
+                continue
+            return bool(digest.encode() == info.index["digest"][row])
+
     def video_with_content(self, source_digest: str) -> str | None:
         """The ``video_id`` under which this content is stored, or None."""
-        place = self._by_content.get(source_digest.encode())
+        place = self._view.by_content.get(source_digest.encode())
         if place is None:
             return None
         shard, row = place
-        video_id: bytes = self._shards[shard].index["video_id"][row]
+        video_id: bytes = self._view.shards[shard].index["video_id"][row]
         return video_id.decode()
 
     def batch(self, video_ids: Sequence[str], max_len: int | None = None) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -152,7 +162,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
     @property
     def video_ids(self) -> tuple[str, ...]:
         """All videos with features, in the order in which they were stored."""
-        return tuple(self._rows)
+        return tuple(self._view.rows)
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -164,40 +174,99 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         """Stored dtype."""
         return np.dtype(self.spec.dtype)
 
-    @cached_property
+    @property
     def num_frames(self) -> int:
         """Frames of all videos together; duplicates count once."""
-        return sum(int(self._shards[shard].index["length"][row]) for shard, row in set(self._rows.values()))
+        shards = self._view.shards
+        return sum(int(shards[shard].index["length"][row]) for shard, row in set(self._view.rows.values()))
 
     @property
     def num_bytes(self) -> int:
         """Size of the shards on disk, in bytes."""
-        return sum(info.path.stat().st_size for info in self._shards)
+        return sum(info.num_bytes for info in self._view.shards)
+
+    @property
+    def shards(self) -> tuple[ShardInfo, ...]:
+        """Its shards, in the order of writing."""
+        return tuple(self._view.shards)
 
     @property
     def last_shard(self) -> int:
         """Number of the newest shard; 0 when there is none."""
-        return max((info.number for info in self._shards), default=0)
+        return max((info.number for info in self._view.shards), default=0)
 
     def ledger(self) -> dict[str, LedgerRow]:
         """The latest ledger row of every video that was ever asked for, by ``video_id``."""
-        rows: dict[str, LedgerRow] = {}
-        told: list[tuple[int, int, LedgerRow]] = [
-            (info.number, 0, LedgerRow.of_stored(row)) for info in self._shards for row in read_rows(info.path)
-        ]
+        told: list[tuple[int, int, LedgerRow]] = []
+        for info in self._view.shards:
+            try:
+                told += [(info.number, 0, LedgerRow.of_stored(row)) for row in read_rows(info.path)]
+            except ShardError:
+                self._renew_if_gone(info)
+                return self.ledger()
         told += [(line.after_shard, 1, line.row) for line in read_journal(self.folder)]
-        for _, _, row in sorted(told, key=lambda item: item[:2]):
-            rows[row.video_id] = row
-        return rows
+        return {row.video_id: row for _, _, row in sorted(told, key=lambda item: item[:2])}
+
+    def live_rows(self) -> list[tuple[ShardInfo, int, VideoRow]]:
+        """What a copy of this set has to hold: each stored row that still counts, under a name that leads to it.
+
+        A row whose own video was computed again since, and that duplicates still refer to, goes by the name of
+        the first of them.
+        """
+        names: dict[Place, str] = {}
+        for video_id, place in self._view.rows.items():
+            shard, row = place
+            own = self._view.shards[shard].index["video_id"][row] == video_id.encode()
+            if own or place not in names:
+                names[place] = video_id
+        ledger = self.ledger()
+        live = []
+        for number, info in enumerate(self._view.shards):
+            for row, stored in enumerate(read_rows(info.path)):
+                name = names.get((number, row))
+                if name is not None:
+                    named = LedgerRow.of_stored(stored) if name == stored.video_id else ledger[name]
+                    copy = replace(stored, video_id=name, source=named.source, source_stat=named.source_stat)
+                    live.append((info, row, copy))
+        return live
 
     def _locate(self, video_id: str) -> tuple[ShardInfo, int]:
         try:
-            shard, row = self._rows[video_id]
+            shard, row = self._view.rows[video_id]
         except KeyError:
             raise VideoNotFoundError(
                 f"{self.name}: no features of video {video_id!r}; `framecache ledger {self.name}` says why"
             ) from None
-        return self._shards[shard], row
+        return self._view.shards[shard], row
+
+    def _rows_of(self, video_id: str, name: Literal["features", "timestamps_ms"]) -> NDArray[Any]:
+        while True:
+            info, row = self._locate(video_id)
+            try:
+                mapped = self._map(info, name, getattr(info, name))
+            except FileNotFoundError:
+                self._renew_if_gone(info, video_id)
+                continue
+            start, length = int(info.index["start"][row]), int(info.index["length"][row])
+            return mapped[start : start + length]
+
+    def _renew_if_gone(self, info: ShardInfo, video_id: str | None = None) -> None:
+        """Called when a shard cannot be read: looks for its videos in the shard that has replaced it.
+
+        Raises:
+            ShardError: The shard is there, and damaged; or the features of the video are other ones now.
+        """
+        if info.path.exists():
+            raise  # the error that the caller is handling
+        before, self._view = self._view, _read_view(self.folder, self.spec, self._without)
+        for known in self._view.rows.keys() - before.rows.keys():
+            del self._view.rows[known]
+        if video_id is None:
+            return
+        now, row = self._locate(video_id)
+        shard, old = before.rows[video_id]
+        if now.index["digest"][row] != before.shards[shard].index["digest"][old]:
+            raise ShardError(f"{self.name}: {video_id!r} was computed anew since the cache was opened; open it again")
 
     def _map(self, info: ShardInfo, name: str, extent: Extent) -> NDArray[Any]:
         key = (info.path, name)
@@ -212,7 +281,68 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         return mapped
 
 
+def _read_view(folder: Path, spec: Spec, without: Collection[str]) -> _View:
+    """Reads what there is at one moment, while a writer may be sealing, compacting and removing.
+
+    Shards appear before those that they replace are removed, and their removal is on record before it happens.
+    So a listing that is the same after all was read as it was before is a listing of one moment.
+    """
+    read: dict[Path, ShardInfo] = {}
+    while True:
+        listed = [path for path in list_shards(folder) if path.name not in without]
+        try:
+            for path in listed:
+                if path not in read:
+                    read[path] = read_shard(path)
+        except ShardError:
+            if path.exists():
+                raise
+            continue
+        journal = sorted(read_journal(folder), key=lambda line: line.after_shard)
+        recorded = sealed_shards(folder)
+        if listed == [path for path in list_shards(folder) if path.name not in without]:
+            break
+    missing = sorted(recorded - {path.name for path in listed} - set(without))
+    if missing:
+        raise ShardError(
+            f"{folder}: {len(missing)} of its shards are missing ({', '.join(missing[:3])}); "
+            "restore them, or run framecache verify --repair and extract again"
+        )
+    shards = [read[path] for path in listed]
+    for info in shards:
+        require_same_spec(spec, info.spec, str(info.path))
+
+    places: dict[str, Place | bytes] = {}  # bytes: the content that a duplicate refers to
+    by_content: dict[bytes, Place] = {}
+    lines = deque(journal)
+
+    def follow_lines(before: float) -> None:
+        while lines and lines[0].after_shard < before:
+            row = lines.popleft().row
+            places.pop(row.video_id, None)
+            if row.status == "duplicate":
+                places[row.video_id] = row.source_digest.encode()
+
+    for shard, info in enumerate(shards):
+        follow_lines(info.number)
+        here = [(shard, row) for row in range(len(info.index))]
+        places.update(zip((raw.decode() for raw in info.index["video_id"].tolist()), here, strict=True))
+        by_content.update(zip(info.index["source_digest"].tolist(), here, strict=True))
+    follow_lines(math.inf)
+    by_content.pop(b"", None)
+    # Last, since the shard with the content may have been replaced by one that is newer than the line.
+    resolved = ((video_id, by_content.get(to) if isinstance(to, bytes) else to) for video_id, to in places.items())
+    return _View(shards, {video_id: place for video_id, place in resolved if place is not None}, by_content)
+
+
 def list_shards(folder: Path) -> list[Path]:
-    """The visible shards of a feature set, in the order of writing."""
-    found = [(number, path) for path in folder.iterdir() if (number := shard_number(path)) is not None]
+    """The visible shards of a feature set, in the order of writing.
+
+    Raises:
+        FeatureSetNotFoundError: The folder is not there.
+    """
+    try:
+        found = [(number, path) for path in folder.iterdir() if (number := shard_number(path)) is not None]
+    except FileNotFoundError:
+        raise FeatureSetNotFoundError(f"no feature set in {folder}: it was removed") from None
     return [path for _, path in sorted(found)]

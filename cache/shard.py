@@ -5,7 +5,11 @@
     index          (num_videos,)                 compound: video_id, start, length, digest, source_digest
     ledger         (num_videos,)                 compound: source, source_stat, frames_expected,
                                                  frames_decoded, warnings
-    attributes     format_version, spec (JSON), software (JSON: versions and the engine)
+    attributes     format_version, spec (JSON), software (JSON: versions and the engine), shard (its own
+                   name), index_digest, ledger_digest
+
+The index's digest covers all that says where and of what the features are, and is checked whenever a shard is
+opened; the ledger's covers the rest. Features and timestamps have a digest per video, in the index.
 
 Strings are fixed-length UTF-8, so that the file holds no variable-length heap, no object type and no
 reference. A shard may come from anybody: everything is checked before it is believed.
@@ -13,8 +17,10 @@ reference. A shard may come from anybody: everything is checked before it is bel
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,11 +33,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError, ShardError
+from framecache.cache.fingerprint import FeatureDigest, digest_parts
+from framecache.cache.manifest import is_plain_name
 from framecache.cache.spec import FORMAT_VERSION, Spec
 
 SHARD_PATTERN = re.compile(r"shard-(\d{6,})-[0-9a-f]{8}\.h5")
 INDEX_FIELDS = {"video_id": "S", "start": "i8", "length": "i8", "digest": "S", "source_digest": "S"}
 LEDGER_FIELDS = {"source": "S", "source_stat": "S", "frames_expected": "i8", "frames_decoded": "i8", "warnings": "S"}
+DATASETS = ("features", "timestamps_ms", "index", "ledger")
 UNKNOWN = -1  # frames_expected of a container that does not say
 
 _ALIGNMENT_BYTES = 64  # of every object in the file, so that mapped rows are aligned
@@ -69,7 +78,9 @@ class ShardInfo:
     Attributes:
         path: The file.
         number: Its place in the order of writing; of two rows for one video the later shard's counts.
+        num_bytes: Size of the file.
         spec: The spec it was written under.
+        software: Versions and engine that computed it.
         features: Extent of the ``(num_frames, *feature_shape)`` array.
         timestamps_ms: Extent of the ``(num_frames,)`` array.
         index: Structured array ``(num_videos,)`` with :data:`INDEX_FIELDS`.
@@ -77,7 +88,9 @@ class ShardInfo:
 
     path: Path
     number: int
+    num_bytes: int
     spec: Spec
+    software: Mapping[str, str]
     features: Extent
     timestamps_ms: Extent
     index: NDArray[np.void]
@@ -90,18 +103,22 @@ def shard_number(path: Path) -> int | None:
 
 
 def read_shard(path: Path) -> ShardInfo:
-    """Opens, checks and closes a shard.
+    """Opens, checks and closes a shard; reads its index and none of its features.
 
     Raises:
         ShardError: The file is not a whole, well-formed shard of format version 1.
     """
     with _reading(path) as file:
         spec = _read_spec(file, path)
+        software = _json_object(_text_attribute(file, "software", path))
         features = _extent(file, "features", path)
         timestamps = _extent(file, "timestamps_ms", path)
         index = _table(file, "index", INDEX_FIELDS, path)
-        for video_id in index["video_id"].tolist():
-            video_id.decode()
+        name = _text_attribute(file, "shard", path).decode()
+        expected = _text_attribute(file, "index_digest", path).decode()
+        found = _index_digest(name, _text_attribute(file, "spec", path), features, timestamps, index)
+        ids = [raw.decode() for raw in index["video_id"].tolist()]
+        num_bytes = path.stat().st_size
     num_frames = features.shape[0] if features.shape else 0
     if features.shape[1:] != spec.feature_shape or features.dtype != np.dtype(spec.dtype):
         raise ShardError(
@@ -113,7 +130,16 @@ def read_shard(path: Path) -> ShardInfo:
     start, length = index["start"], index["length"]
     if len(index) and (start.min() < 0 or length.min() < 1 or (start > num_frames - length).any()):
         raise ShardError(f"{path}: the index points outside the {num_frames} frames of the shard")
-    return ShardInfo(path, shard_number(path) or 0, spec, features, timestamps, index)
+    if length.sum() != num_frames or (start != np.cumsum(length) - length).any():
+        raise ShardError(f"{path}: the videos of the index do not follow each other, or leave frames to nobody")
+    odd = [video_id for video_id in ids if not is_plain_name(video_id)]
+    if odd or len(set(ids)) < len(ids):
+        raise ShardError(f"{path}: the index names a video twice, or a path ({odd[:1]}), where a plain name belongs")
+    if found != expected:
+        raise ShardError(f"{path}: its index, spec or extents are not the ones that were written")
+    if name != path.name:
+        raise ShardError(f"{path}: this file was sealed as {name}; was it renamed or copied?")
+    return ShardInfo(path, shard_number(path) or 0, num_bytes, spec, software, features, timestamps, index)
 
 
 def read_rows(path: Path) -> list[VideoRow]:
@@ -127,7 +153,7 @@ def read_rows(path: Path) -> list[VideoRow]:
         ledger = _table(file, "ledger", LEDGER_FIELDS, path)
         if len(index) != len(ledger):
             raise ShardError(f"{path}: index has {len(index)} rows, ledger {len(ledger)}")
-        return [
+        rows = [
             VideoRow(
                 video_id=i["video_id"].decode(),
                 length=int(i["length"]),
@@ -141,6 +167,43 @@ def read_rows(path: Path) -> list[VideoRow]:
             )
             for i, row in zip(index, ledger, strict=True)
         ]
+        expected = _text_attribute(file, "ledger_digest", path).decode()
+        if _ledger_digest(_text_attribute(file, "software", path), ledger) != expected:
+            raise ShardError(f"{path}: its ledger or software attribute is not the one that was written")
+        return rows
+
+
+def digest_stored(info: ShardInfo, row: int) -> Iterator[str]:
+    """Digests a video's stored bytes again, to be compared with the index's ``digest``.
+
+    Reads the file instead of mapping it: a file that shrinks meanwhile is an error and not a signal.
+
+    Yields:
+        An empty string after each block of a few MB but the last; then the digest.
+
+    Raises:
+        ShardError: The file cannot be read.
+    """
+    start, length = int(info.index["start"][row]), int(info.index["length"][row])
+    frame_bytes = math.prod(info.features.shape[1:]) * info.features.dtype.itemsize
+    step = max(1, _COPY_BYTES // frame_bytes)
+    digest = FeatureDigest()
+    try:
+        with info.path.open("rb", buffering=0) as stream:
+            for begin in range(start, start + length, step):
+                count = min(step, start + length - begin)
+                features = os.pread(stream.fileno(), count * frame_bytes, info.features.offset + begin * frame_bytes)
+                times = os.pread(stream.fileno(), count * 8, info.timestamps_ms.offset + begin * 8)
+                if len(features) < count * frame_bytes or len(times) < count * 8:
+                    raise ShardError(f"{info.path}: ends before the frames of its index do; it is truncated")
+                if begin > start:
+                    yield ""
+                digest.update(np.frombuffer(features, np.uint8), np.frombuffer(times, np.float64))
+    except ShardError:
+        raise
+    except OSError as error:
+        raise ShardError(f"{info.path}: cannot be read ({error.strerror})") from error
+    yield digest.hexdigest()
 
 
 def map_extent(path: Path, extent: Extent) -> NDArray[Any]:
@@ -150,6 +213,7 @@ def map_extent(path: Path, extent: Extent) -> NDArray[Any]:
 
 def write_shard(
     path: Path,
+    name: str,
     spec: Spec,
     software: Mapping[str, str],
     rows: Sequence[VideoRow],
@@ -159,31 +223,63 @@ def write_shard(
     """Writes a shard to ``path``, which nobody may be reading yet.
 
     Args:
-        path: A temporary name; the caller makes it visible.
+        path: A temporary name.
+        name: The name under which the caller makes it visible, once and for ever.
         spec: What the features are the features of.
         software: Versions and engine, for the record.
         rows: The videos in the order of their frames.
         read_features: Gives at most so many bytes of the concatenated features, in order, as a file does.
         timestamps_ms: Of all frames ``(num_frames,)``.
+
+    Raises:
+        OSError: The disk refused.
     """
     num_frames = sum(row.length for row in rows)
     frame_bytes = math.prod(spec.feature_shape) * np.dtype(spec.dtype).itemsize
     step = max(1, _COPY_BYTES // frame_bytes)
-    with h5py.File(
-        path, "w", libver="earliest", locking=False, alignment_threshold=1, alignment_interval=_ALIGNMENT_BYTES
-    ) as file:
-        file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["spec"] = np.bytes_(json.dumps(spec.to_dict()))
-        file.attrs["software"] = np.bytes_(json.dumps(dict(software)))
-        features = file.create_dataset("features", (num_frames, *spec.feature_shape), spec.dtype)
-        for begin in range(0, num_frames, step):
-            count = min(step, num_frames - begin)
-            block = np.frombuffer(read_features(count * frame_bytes), spec.dtype)
-            features[begin : begin + count] = block.reshape(count, *spec.feature_shape)
-        file.create_dataset("timestamps_ms", data=timestamps_ms)
-        lengths = np.array([row.length for row in rows], np.int64)
-        file.create_dataset("index", data=_pack_index(rows, np.cumsum(lengths) - lengths))
-        file.create_dataset("ledger", data=_pack_ledger(rows))
+    lengths = np.array([row.length for row in rows], np.int64)
+    index, ledger = _pack_index(rows, np.cumsum(lengths) - lengths), _pack_ledger(rows)
+    spec_json, software_json = json.dumps(spec.to_dict()).encode(), json.dumps(dict(software)).encode()
+    try:
+        with h5py.File(
+            path, "w", libver="earliest", locking=False, alignment_threshold=1, alignment_interval=_ALIGNMENT_BYTES
+        ) as file:
+            features = file.create_dataset("features", (num_frames, *spec.feature_shape), spec.dtype)
+            for begin in range(0, num_frames, step):
+                count = min(step, num_frames - begin)
+                block = np.frombuffer(read_features(count * frame_bytes), spec.dtype)
+                features[begin : begin + count] = block.reshape(count, *spec.feature_shape)
+            file.create_dataset("timestamps_ms", data=timestamps_ms)
+            file.create_dataset("index", data=index)
+            file.create_dataset("ledger", data=ledger)
+            extents = _extent_of(file["features"]), _extent_of(file["timestamps_ms"])
+            file.attrs["format_version"] = FORMAT_VERSION
+            for attribute, text in {
+                "spec": spec_json,
+                "software": software_json,
+                "shard": name.encode(),
+                "index_digest": _index_digest(name, spec_json, *extents, index).encode(),
+                "ledger_digest": _ledger_digest(software_json, ledger).encode(),
+            }.items():
+                file.attrs[attribute] = np.bytes_(text)
+            file.flush()
+    except (OSError, RuntimeError) as error:  # HDF5 tells a full disk in a page of text, or only when it closes
+        number = getattr(error, "errno", None) or errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _index_digest(name: str, spec: bytes, features: Extent, timestamps: Extent, index: NDArray[np.void]) -> str:
+    """Of all that says where and of what the features are; the offsets are left out, since the videos' digests tell."""
+    shapes = f"{features.shape} {features.dtype.str} {timestamps.shape} {timestamps.dtype.str} {_layout(index)}"
+    return digest_parts(str(FORMAT_VERSION).encode(), name.encode(), spec, shapes.encode(), index.tobytes())
+
+
+def _ledger_digest(software: bytes, ledger: NDArray[np.void]) -> str:
+    return digest_parts(software, _layout(ledger).encode(), ledger.tobytes())
+
+
+def _layout(table: NDArray[np.void]) -> str:
+    return str([(field, table.dtype[field].str) for field in table.dtype.names or ()])
 
 
 def _pack_index(rows: Sequence[VideoRow], starts: NDArray[np.int64]) -> NDArray[np.void]:
@@ -242,13 +338,15 @@ def _reading(path: Path) -> Iterator[h5py.File]:
             for name in file:
                 if not isinstance(file.get(name, getlink=True), h5py.HardLink):
                     raise ShardError(f"{path}: {name!r} is a soft or external link; a shard holds only its own data")
+                if name not in DATASETS:
+                    raise ShardError(f"{path}: holds {name!r}, which no shard of format version {FORMAT_VERSION} does")
             yield file
     except ShardError:
         raise
     except Exception as error:  # h5py raises every built-in kind there is on damaged files
         raise ShardError(
             f"{path}: not a whole, readable shard of format version {FORMAT_VERSION} ({error}); "
-            "restore it, or delete it and extract again"
+            "restore it, or run framecache verify --repair and extract again"
         ) from error
 
 
@@ -263,12 +361,18 @@ def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
 
 
 def _extent(file: h5py.File, name: str, path: Path) -> Extent:
-    dataset = _dataset(file, name, path)
-    offset, nbytes = dataset.id.get_offset(), dataset.dtype.itemsize * math.prod(dataset.shape)
-    size = path.stat().st_size
-    if offset is None or offset < 0 or offset + nbytes > size:
-        raise ShardError(f"{path}: {name!r} declares {nbytes} bytes at {offset}, the file has {size}; it is truncated")
-    return Extent(offset, dataset.shape, dataset.dtype)
+    extent = _extent_of(_dataset(file, name, path))
+    nbytes, size = extent.dtype.itemsize * math.prod(extent.shape), path.stat().st_size
+    if extent.offset < 0 or extent.offset + nbytes > size:
+        raise ShardError(
+            f"{path}: {name!r} declares {nbytes} bytes at {extent.offset}, the file has {size}; it is truncated"
+        )
+    return extent
+
+
+def _extent_of(dataset: h5py.Dataset) -> Extent:
+    offset = dataset.id.get_offset()
+    return Extent(-1 if offset is None else offset, dataset.shape, dataset.dtype)
 
 
 def _table(file: h5py.File, name: str, expected: Mapping[str, str], path: Path) -> NDArray[np.void]:
@@ -283,15 +387,34 @@ def _table(file: h5py.File, name: str, expected: Mapping[str, str], path: Path) 
 
 
 def _read_spec(file: h5py.File, path: Path) -> Spec:
-    version = file.attrs.get("format_version")
-    if np.ndim(version) or version != FORMAT_VERSION:
+    version: object = None
+    if h5py.h5a.exists(file.id, b"format_version"):
+        kind = h5py.h5a.open(file.id, b"format_version").get_type()
+        # What is no integer might be of variable length, and is not even read.
+        version = file.attrs["format_version"] if isinstance(kind, h5py.h5t.TypeIntegerID) else "that is no integer"
+    if np.ndim(version) or version != FORMAT_VERSION:  # type: ignore[arg-type]
         raise ShardError(f"{path}: format version {version}, expected {FORMAT_VERSION}; use the release that wrote it")
-    stored = file.attrs.get("spec")
-    if not isinstance(stored, bytes):
-        raise ShardError(f"{path}: its spec attribute is missing or not JSON")
     try:
-        return Spec.from_dict(json.loads(stored), str(path))
+        return Spec.from_dict(json.loads(_text_attribute(file, "spec", path)), str(path))
     except InputError as error:
         raise ShardError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: its spec attribute is missing or not JSON") from error
+
+
+def _text_attribute(file: h5py.File, name: str, path: Path) -> bytes:
+    """A fixed-length string; anything else is refused before it is read."""
+    if not h5py.h5a.exists(file.id, name.encode()):
+        raise ShardError(f"{path}: its {name} attribute is missing or not JSON")
+    attribute = h5py.h5a.open(file.id, name.encode())
+    kind = attribute.get_type()
+    if not isinstance(kind, h5py.h5t.TypeStringID) or kind.is_variable_str() or attribute.shape != ():
+        raise ShardError(f"{path}: its {name} attribute is missing or not JSON")
+    return bytes(file.attrs[name])
+
+
+def _json_object(value: bytes) -> dict[str, str]:
+    found = json.loads(value)
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise TypeError(f"expected an object of strings, found {found!r}")
+    return found

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
+import secrets
+import shutil
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from framecache.cache.errors import FeatureSetNotFoundError, InputError, LockedError
-from framecache.cache.reader import FeatureSet
+from framecache.cache.errors import FeatureSetNotFoundError, InputError, LockedError, ShardError
+from framecache.cache.journal import fsync_folder
+from framecache.cache.reader import FeatureSet, list_shards
+from framecache.cache.sealed import record_sealed, sealed_shards
+from framecache.cache.shard import read_shard
 from framecache.cache.spec import Spec, require_same_spec
-from framecache.cache.writer import publish
+from framecache.cache.writer import PARTIAL_SUFFIX, publish
 
 SPEC_FILE = "spec.json"
-LOCK_FILE = ".lock"
+LOCKS_FOLDER = ".locks"  # beside the feature sets, so that a lock outlives the removal of what it guards
+_REMOVED_PREFIX = ".removed-"
 
 
 class Cache(Mapping[str, FeatureSet]):
@@ -42,14 +51,15 @@ class Cache(Mapping[str, FeatureSet]):
 
         Raises:
             FeatureSetNotFoundError: No set fits the name, or several do.
-            ShardError: A shard of it is damaged.
+            ShardError: A shard of it is damaged or missing.
         """
         folder = self.folder / self.resolve(name)
         return FeatureSet(folder, read_spec(folder))
 
     def names(self) -> list[str]:
         """Full names of the feature sets, sorted."""
-        return sorted(path.parent.name for path in self.folder.glob(f"*/{SPEC_FILE}"))
+        found = (path.parent.name for path in self.folder.glob(f"*/{SPEC_FILE}"))
+        return sorted(name for name in found if not name.startswith("."))
 
     def resolve(self, name: str) -> str:
         """The full name that ``name`` means: itself, without its fingerprint, or an unambiguous prefix.
@@ -73,15 +83,42 @@ class Cache(Mapping[str, FeatureSet]):
         raise FeatureSetNotFoundError(f"no feature set {name!r} in {self.folder}: {has}")
 
     def create(self, spec: Spec) -> Path:
-        """The folder of the feature set of this spec, made empty if it is not there."""
+        """The folder of the feature set of this spec, made empty if it is not there.
+
+        Raises:
+            InputError: The folder cannot be written.
+            SpecMismatchError: The folder is there and holds another feature set.
+        """
         folder = self.folder / spec.name
         if not (folder / SPEC_FILE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = folder / f".{SPEC_FILE}.partial"
-            partial.write_text(json.dumps(spec.to_dict(), indent=2) + "\n", encoding="utf-8")
-            publish(partial, folder / SPEC_FILE)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                partial = folder / f".{SPEC_FILE}{PARTIAL_SUFFIX}"
+                partial.write_text(json.dumps(spec.to_dict(), indent=2) + "\n", encoding="utf-8")
+                publish(partial, folder / SPEC_FILE)
+                fsync_folder(self.folder)
+            except OSError as error:
+                raise _unwritable(self.folder, error) from error
         require_same_spec(spec, read_spec(folder), str(folder))
         return folder
+
+    def remove(self, name: str) -> str:
+        """Removes a feature set, at once for everybody who opens it later; gives its full name.
+
+        Readers that have mapped its features keep them.
+
+        Raises:
+            FeatureSetNotFoundError: No set fits the name, or several do.
+            LockedError: Another process writes into it.
+            OSError: It cannot be removed.
+        """
+        full = self.resolve(name)
+        with lock_for_writing(self.folder / full):
+            grave = self.folder / f"{_REMOVED_PREFIX}{secrets.token_hex(4)}"
+            os.replace(self.folder / full, grave)
+            fsync_folder(self.folder)
+            shutil.rmtree(grave)
+        return full
 
 
 def open_cache(folder: str | Path = "features") -> Cache:
@@ -103,24 +140,65 @@ def open_cache(folder: str | Path = "features") -> Cache:
 
 @contextmanager
 def lock_for_writing(folder: Path) -> Iterator[None]:
-    """Holds a feature set's folder against other writers; readers never need a lock.
+    """Holds a feature set's folder, which need not exist yet, against other writers; readers never need a lock.
 
-    The lock is the operating system's, so that it ends with its process however that ends.
+    The lock is the operating system's, so that it ends with its process however that ends. Whoever gets it
+    removes what a dead writer has left behind.
 
     Raises:
-        LockedError: Another process holds it.
+        LockedError: Another process holds it; the message says which.
+        InputError: The cache's folder cannot be written.
     """
-    lock = FileLock(folder / LOCK_FILE)
+    locks = folder.parent / LOCKS_FOLDER
+    lock, holder = FileLock(locks / f"{folder.name}.lock"), locks / f"{folder.name}.json"
     try:
+        locks.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        raise LockedError(f"{folder}: another process is writing into this feature set; wait for it to end") from None
+        raise LockedError(
+            f"{folder}: {_describe_holder(holder)} is writing into this feature set; wait for it to end"
+        ) from None
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
     try:
-        for partial in folder.glob(".*.partial"):  # nobody else writes now, so that its writer is dead
-            partial.unlink(missing_ok=True)
+        with suppress(OSError):  # only for the message above
+            since = datetime.now().astimezone().isoformat(timespec="seconds")
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+        _clean(folder)
         yield
     finally:
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _describe_holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text())
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _clean(folder: Path) -> None:
+    """Nobody else writes now: temporary files are a dead writer's, and what it sealed last may not be on record."""
+    for grave in folder.parent.glob(f"{_REMOVED_PREFIX}*"):
+        shutil.rmtree(grave, ignore_errors=True)
+    if not folder.is_dir():
+        return
+    for partial in folder.glob(f".*{PARTIAL_SUFFIX}"):
+        partial.unlink(missing_ok=True)
+    on_record = sealed_shards(folder)
+    for path in list_shards(folder):
+        if path.name not in on_record:
+            with suppress(ShardError):  # a hurt one is for verify to report
+                record_sealed(folder, path.name, [raw.decode() for raw in read_shard(path).index["video_id"].tolist()])
+
+
+def _unwritable(folder: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cache {str(folder)!r}: cannot be written ({error.strerror or error}); mend it, or name another with --cache"
+    )
 
 
 def read_spec(folder: Path) -> Spec:
@@ -131,7 +209,11 @@ def read_spec(folder: Path) -> Spec:
     """
     path = folder / SPEC_FILE
     try:
+        if not path.is_file():  # a pipe would be waited for without end
+            raise FeatureSetNotFoundError(f"no feature set in {folder}: it holds no {SPEC_FILE}; was it removed?")
         values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FeatureSetNotFoundError(f"no feature set in {folder}: it was removed just now") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); delete the feature set or restore the file") from error
     spec = Spec.from_dict(values, str(path))

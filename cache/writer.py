@@ -15,19 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.fingerprint import FeatureDigest
+from framecache.cache.journal import fsync_folder
+from framecache.cache.sealed import record_sealed
 from framecache.cache.shard import VideoRow, shard_number, write_shard
 from framecache.cache.spec import Spec
 
 _IN_MEMORY_BYTES = 8 << 20  # of one unfinished video; beyond it, its features wait on disk
 _COPY_BYTES = 1 << 20
+PARTIAL_SUFFIX = ".partial"  # of hidden, temporary files: whoever holds the lock may remove them
 
 
 class VideoBuffer:
     """The features of one video while they are computed; bounded memory for a video of any length."""
 
     def __init__(self, folder: Path) -> None:
-        # Nameless on disk (O_TMPFILE): a killed process leaves nothing behind.
-        self.features: IO[bytes] = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=str(folder))  # noqa: SIM115
+        # Nameless on disk (O_TMPFILE) where the file system can: a killed process leaves nothing behind.
+        self.features: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+            _IN_MEMORY_BYTES, prefix=".", suffix=PARTIAL_SUFFIX, dir=str(folder)
+        )
         self.timestamps_ms: list[NDArray[np.float64]] = []
         self.num_frames = 0
         self.num_bytes = 0
@@ -75,8 +80,8 @@ class ShardWriter:
         self._software = dict(software)
         self._seal_bytes = seal_bytes
         self._seal_seconds = seal_seconds
-        # One list, grown in one step: an interrupt never finds a row without its timestamps.
-        self._videos: list[tuple[VideoRow, list[NDArray[np.float64]]]] = []
+        # One table, grown in one step: an interrupt never finds a row without its timestamps.
+        self._videos: dict[str, tuple[VideoRow, list[NDArray[np.float64]]]] = {}
         self._spool: IO[bytes] | None = None
         self._waiting_since = 0.0
 
@@ -106,7 +111,7 @@ class ShardWriter:
         """Takes a whole video; seals the shard when it has become large enough.
 
         Raises:
-            ValueError: The row does not count the buffer's frames, or there are none.
+            ValueError: The row does not count the buffer's frames, there are none, or its video waits already.
             OSError: The disk refused.
         """
         if row.length != buffer.num_frames or not buffer.num_frames:
@@ -114,15 +119,18 @@ class ShardWriter:
             raise ValueError(
                 f"{row.video_id}: expected a row of 1 or more frames, found {row.length} of {buffer.num_frames}"
             )
+        if row.video_id in self._videos:
+            buffer.close()
+            raise ValueError(f"{row.video_id}: expected each video once per shard, found it twice")
         if self._spool is None:
-            self._spool = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
+            self._spool = tempfile.TemporaryFile(prefix=".", suffix=PARTIAL_SUFFIX, dir=self.folder)  # noqa: SIM115
             self._waiting_since = time.monotonic()
         self._spool.seek(0, os.SEEK_END)  # a seal that failed has left it elsewhere
         buffer.features.seek(0)
         while block := buffer.features.read(_COPY_BYTES):
             self._spool.write(block)
         buffer.close()
-        self._videos.append((row, buffer.timestamps_ms))
+        self._videos[row.video_id] = (row, buffer.timestamps_ms)
         if self._spool.tell() >= self._seal_bytes:
             self.seal()
 
@@ -140,17 +148,18 @@ class ShardWriter:
         if self._spool is None or not self._videos:
             return
         name = f"shard-{self.last_shard + 1:06d}-{secrets.token_hex(4)}.h5"
-        partial = self.folder / f".{name}.partial"
-        rows = [row for row, _ in self._videos]
-        timestamps_ms = np.concatenate([times for _, pieces in self._videos for times in pieces])
+        partial = self.folder / f".{name}{PARTIAL_SUFFIX}"
+        rows = [row for row, _ in self._videos.values()]
+        timestamps_ms = np.concatenate([times for _, pieces in self._videos.values() for times in pieces])
         self._spool.seek(0)
         try:
-            write_shard(partial, self.spec, self._software, rows, self._spool.read, timestamps_ms)
+            write_shard(partial, name, self.spec, self._software, rows, self._spool.read, timestamps_ms)
             publish(partial, self.folder / name)
         finally:
             partial.unlink(missing_ok=True)
-        spool, self._spool, self._videos = self._spool, None, []
+        spool, self._spool, self._videos = self._spool, None, {}
         spool.close()
+        record_sealed(self.folder, name, [row.video_id for row in rows])
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -158,8 +167,4 @@ def publish(partial: Path, path: Path) -> None:
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    fsync_folder(path.parent)

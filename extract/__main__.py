@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
+from framecache.cache.cli import INTERRUPTED, OK, SOME_FAILED, format_bytes, make_app, run
 from framecache.extract.config import ExtractConfig, ExtractReport
 from framecache.extract.pipeline import extract
 
@@ -62,13 +63,25 @@ def _print_report(report: ExtractReport) -> None:
         print(f"… and {len(report.failed) - _SHOWN_FAILURES} more: framecache ledger {report.feature_sets[0]} --failed")
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+def _handle_interrupts() -> None:
+    """A first Ctrl-C or SIGTERM seals what is complete; a second one ends at once and loses no more than a kill."""
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            os._exit(INTERRUPTED)
+        interrupted = True
+        os.write(2, b"\ninterrupted: sealing what is complete; once more to end at once\n")
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def main() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _interrupt)  # a polite end seals what is complete, as Ctrl-C does
+    _handle_interrupts()
     sys.exit(run(app))
 
 

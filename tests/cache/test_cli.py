@@ -266,7 +266,11 @@ def raising(error: BaseException) -> Callable[[], None]:
     [
         (InputError("wrong\n  word"), 2, "error: wrong word"),
         (FramecacheError("gone wrong"), 1, "error: gone wrong"),
-        (OSError(28, "No space left on device"), 1, "error: [Errno 28] No space left on device"),
+        (
+            OSError(28, "No space left on device"),
+            1,
+            "error: No space left on device; what was sealed stays: mend this and run the same command again",
+        ),
         (KeyboardInterrupt(), 130, "error: interrupted; run the same command again"),
     ],
 )

@@ -51,8 +51,8 @@ def replace_dataset(file: h5py.File, name: str, **create: Any) -> None:
 
 def link_to_itself(link: Callable[[str], object]) -> Edit:
     def edit(file: h5py.File) -> None:
-        file.move("features", "elsewhere")
-        file["features"] = link("elsewhere")
+        file.move("index", "timestamps")
+        file["index"] = link("timestamps")
 
     return edit
 
@@ -180,7 +180,7 @@ def never_written(file: h5py.File) -> None:
 
 
 HOSTILE: dict[str, tuple[Edit, str]] = {
-    "soft link": (link_to_itself(h5py.SoftLink), "'features' is a soft or external link"),
+    "soft link": (link_to_itself(h5py.SoftLink), "'index' is a soft or external link"),
     "dangling soft link": (link_to_itself(lambda _: h5py.SoftLink("/nowhere")), "soft or external link"),
     "soft link that nobody asks for": (extra_soft_link, "'more' is a soft or external link"),
     "external link": (external_link, "'features' is a soft or external link"),
@@ -251,7 +251,7 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     ),
     "no version": (lambda file: file.attrs.__delitem__("format_version"), "format version None, expected 1"),
     "other version": (attribute("format_version", 2), "format version 2, expected 1; use the release that wrote it"),
-    "text for a version": (attribute("format_version", "1"), "format version 1, expected 1"),
+    "text for a version": (attribute("format_version", "1"), "format version that is no integer, expected 1"),
     "several versions": (attribute("format_version", np.array([1, 1])), r"format version \[1 1\], expected 1"),
     "no spec": (lambda file: file.attrs.__delitem__("spec"), "its spec attribute is missing or not JSON"),
     "spec that is not JSON": (attribute("spec", np.bytes_(b"{")), "its spec attribute is missing or not JSON"),

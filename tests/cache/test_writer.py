@@ -93,7 +93,7 @@ def test_a_shard_describes_itself_in_plain_types(tmp_path: Path, spec: Spec, fil
 
 def test_only_shards_and_the_spec_are_left_in_the_folder(tmp_path: Path, spec: Spec, fill_set: FillSet) -> None:
     folder = fill_set(tmp_path, spec, {"v1": frames(3)})
-    assert {path.name for path in folder.iterdir()} == {"spec.json", list_shards(folder)[0].name}
+    assert {path.name for path in folder.iterdir()} == {"spec.json", "sealed.jsonl", list_shards(folder)[0].name}
 
 
 def test_a_row_says_all_that_was_said_of_the_video(folder: Path, spec: Spec, add_video: AddVideo) -> None:
