@@ -11,6 +11,7 @@ from framecache.cache.errors import InputError
 from framecache.cache.sampling import parse_sampling
 from framecache.extract.backbones import DEFAULT_BACKBONE
 from framecache.extract.engines import ENGINE_NAMES
+from framecache.extract.limits import Limits
 from framecache.extract.reductions import check_reduction
 
 
@@ -34,7 +35,11 @@ class ExtractConfig:
         seal_seconds: Computed videos become visible, and safe, at least so often.
         shard_mb: Shards are sealed at this size, in millions of bytes.
         retry_failed: Try videos again that failed before.
-        keep_partial: Keep the frames of videos that break midway.
+        keep_partial: Keep the frames of videos that break midway, or come to a limit.
+        stall_seconds: Videos that give no frame for so long are given up.
+        max_megapixels: Videos with larger pictures, in millions of pixels, are refused.
+        max_frames: Videos with more frames are given up, whichever frames are sampled.
+        decoder_gb: Memory that a decode process may take, in billions of bytes.
     """
 
     cache: Path = Path("features")
@@ -53,6 +58,10 @@ class ExtractConfig:
     shard_mb: float = 512.0
     retry_failed: bool = False
     keep_partial: bool = False
+    stall_seconds: float = Limits.stall_seconds
+    max_megapixels: float = Limits.max_megapixels
+    max_frames: int = Limits.max_frames
+    decoder_gb: float = Limits.decoder_gb
 
     def __post_init__(self) -> None:
         parse_sampling(self.sample)
@@ -62,12 +71,25 @@ class ExtractConfig:
             check_reduction(name)
         if self.engine not in ENGINE_NAMES:
             raise InputError(f"--engine {self.engine!r}: expected one of {', '.join(ENGINE_NAMES)}")
-        positive = {"batch-size": self.batch_size, "seal-seconds": self.seal_seconds, "shard-mb": self.shard_mb}
+        positive = {
+            "batch-size": self.batch_size,
+            "seal-seconds": self.seal_seconds,
+            "shard-mb": self.shard_mb,
+            "stall-seconds": self.stall_seconds,
+            "max-megapixels": self.max_megapixels,
+            "max-frames": self.max_frames,
+            "decoder-gb": self.decoder_gb,
+        }
         for flag, value in positive.items():
             if not 0 < value < float("inf"):
                 raise InputError(f"--{flag} {value:g}: expected a positive number")
         if self.workers < 0:
             raise InputError(f"--workers {self.workers}: expected 0 or more")
+
+    @property
+    def limits(self) -> Limits:
+        """What one video may cost."""
+        return Limits(self.stall_seconds, self.max_megapixels, self.max_frames, self.decoder_gb)
 
 
 @dataclass

@@ -1,43 +1,48 @@
-"""The decode worker's process: ``python -m framecache.extract.decode_worker FD``.
+"""The decode worker's process: clips in, blocks of frames out (see :mod:`framecache.extract.decoder`).
 
-It takes clip after clip from the socket FD and answers each with its blocks of frames, then with how it went.
+It answers a clip with messages of JSON: first an empty one, then how far it is, at least once a second while frames
+come, and at last the end. One that names timestamps is followed by the pixels of as many frames.
 """
 
 from __future__ import annotations
 
-import signal
-import sys
-from multiprocessing.connection import Connection
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
 
-from framecache.extract.video import DecodeStats, VideoError, decode
+from framecache.cache.child import serve
+from framecache.extract.ffmpeg import VideoError
+from framecache.extract.limits import limit_memory
+from framecache.extract.video import Clip, DecodeStats, decode_with_pulse
 
 
-def _work(connection: Connection) -> None:
-    """The worker's side: clips in, blocks and endings out, until the other side hangs up."""
-    while True:
-        clip = connection.recv()
-        stats = DecodeStats()
-        reason = None
-        try:
-            for block in decode(clip, stats):
-                connection.send(block)
-        except VideoError as error:
-            reason = str(error)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            raise
-        except Exception as error:  # a decoder's surprise costs this clip and no other
-            reason = f"cannot be decoded: {type(error).__name__}: {error}"
-        connection.send((stats, reason))
+def answer(message: bytes) -> Iterator[bytes]:
+    """The messages that answer a clip."""
+    yield b"{}"
+    clip = Clip.from_json(message)
+    limit_memory(clip.limits.decoder_gb)
+    stats = DecodeStats()
+    reason = None
+    try:
+        for block in decode_with_pulse(clip, stats):
+            times = None if block is None else block.timestamps_ms.tolist()
+            yield json.dumps({"stats": asdict(stats), "timestamps_ms": times}).encode()
+            if block is not None:
+                yield block.frames.tobytes()
+    except VideoError as error:
+        reason = str(error)
+    except Exception as error:  # a decoder's surprise costs this clip and no other
+        text = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode()
+        reason = stats.broken(text, clip.keep_partial)
+    yield json.dumps({"stats": asdict(stats), "ended": True, "reason": reason}).encode()
 
 
 def _main() -> None:
-    # Ctrl-C is for the parent, which seals what is computed and then ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Connection(int(sys.argv[1])) as connection:
-        try:
-            _work(connection)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return
+    # Some decoders write to the terminal whatever one asks of them; the reasons go through the socket.
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    serve(answer)
 
 
 if __name__ == "__main__":

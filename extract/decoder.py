@@ -1,26 +1,25 @@
 """Decode workers: one process each, so that a crash in a decoder costs one video and not the run.
 
-Workers (:mod:`framecache.extract.decode_worker`) are plain subprocesses instead of ``multiprocessing`` ones, so
-that a user's script needs no ``__main__`` guard.
+What a worker (:mod:`framecache.extract.decode_worker`) says is checked: it decodes files that nobody vouches for.
 """
 
 from __future__ import annotations
 
+import json
 import queue
-import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
+
+from framecache.cache.child import Child
 from framecache.extract.video import Block, Clip, DecodeStats
 
-_GRACE_SECONDS = 2.0
+_START_SECONDS = 60.0  # for a worker to load its libraries from a slow disk
+_TICK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,22 @@ class DecoderPool:
     Args:
         clips: What to decode.
         num_workers: Worker processes.
+        module: What they run.
 
     Iterating gives the blocks of each clip in order, those of different clips interleaved. Every clip ends
-    with one :class:`Finished`.
+    with one :class:`Finished`. A None about every half a second lets the consumer do other things while no
+    worker has anything to give.
     """
 
-    def __init__(self, clips: Sequence[Clip], num_workers: int) -> None:
+    def __init__(
+        self, clips: Sequence[Clip], num_workers: int, module: str = "framecache.extract.decode_worker"
+    ) -> None:
         self._clips = clips
         self._pending = iter(range(len(clips)))
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._events: queue.Queue[Event] = queue.Queue(maxsize=2 * num_workers + 2)
-        self._workers = [_Worker() for _ in range(min(num_workers, len(clips)))]
+        self._workers = [Child(module) for _ in range(min(num_workers, len(clips)))]
         self._threads = [threading.Thread(target=self._serve, args=[worker], daemon=True) for worker in self._workers]
 
     def __enter__(self) -> Self:
@@ -79,14 +82,18 @@ class DecoderPool:
         for worker in self._workers:
             worker.close()
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[Event | None]:
         ended = 0
         while ended < len(self._clips):
-            event = self._events.get()
+            try:
+                event = self._events.get(timeout=_TICK_SECONDS)
+            except queue.Empty:
+                yield None
+                continue
             ended += isinstance(event, Finished)
             yield event
 
-    def _serve(self, worker: _Worker) -> None:
+    def _serve(self, worker: Child) -> None:
         """Runs in a thread per worker: feeds it clips and passes on what it answers."""
         while not self._stopped.is_set():
             with self._lock:
@@ -94,7 +101,7 @@ class DecoderPool:
             if clip is None:
                 worker.close()
                 return
-            for event in worker.decode(clip, self._clips[clip]):
+            for event in _decode(worker, clip, self._clips[clip]):
                 self._put(event)
 
     def _put(self, event: Event) -> None:
@@ -106,67 +113,34 @@ class DecoderPool:
             return
 
 
-class _Worker:
-    """One worker process, started when first needed and again after a crash."""
+def _decode(worker: Child, number: int, clip: Clip) -> Iterator[Event]:
+    """The events of one clip; whatever the worker does, the last of them is its end."""
+    stats, delivered = DecodeStats(), 0
+    try:
+        worker.send(clip.to_json())
+        worker.receive(_START_SECONDS)
+        while True:
+            answer: dict[str, Any] = json.loads(worker.receive(clip.limits.stall_seconds))
+            stats = DecodeStats(**answer["stats"])
+            if answer.get("ended"):
+                if answer["reason"] is None and stats.frames_kept != delivered:
+                    raise ValueError(f"{stats.frames_kept} frames announced, {delivered} delivered")
+                yield Finished(number, stats, answer["reason"])
+                return
+            if answer["timestamps_ms"]:
+                block = _block(answer["timestamps_ms"], worker.receive(clip.limits.stall_seconds), clip)
+                delivered += len(block.frames)
+                yield Frames(number, block)
+    except TimeoutError:
+        worker.close(grace_seconds=0)
+        reason = clip.limits.stalled
+    except Exception:  # whatever it was, the clip must come to its end
+        reason = f"the decoder crashed ({worker.close()})"
+    stats.frames_kept = delivered
+    yield Finished(number, stats, stats.broken(reason, clip.keep_partial))
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._killed = False
-        self._lock = threading.Lock()
 
-    def decode(self, number: int, clip: Clip) -> Iterator[Event]:
-        stats = DecodeStats()
-        try:
-            connection = self._connect()
-            connection.send(clip)
-            while True:
-                answer = connection.recv()
-                if isinstance(answer, Block):
-                    stats.frames_kept += len(answer.frames)
-                    yield Frames(number, answer)
-                else:
-                    stats, reason = answer
-                    yield Finished(number, stats, reason)
-                    return
-        except Exception:  # whatever it was, the clip must come to its end
-            stats.frames_decoded = stats.frames_kept
-            yield Finished(number, stats, f"the decoder crashed ({self.close()})")
-
-    def kill(self) -> None:
-        """Ends the process for good, from any thread; whoever waits for its answer sees a crash."""
-        with self._lock:
-            self._killed = True
-            if self._process is not None:
-                self._process.kill()
-
-    def close(self) -> str:
-        """Ends the process, frees what it held, and says how it ended."""
-        with self._lock:
-            process, self._process = self._process, None
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-        if process is None:
-            return "stopped"
-        try:
-            status = process.wait(_GRACE_SECONDS)  # without its connection it ends by itself
-        except subprocess.TimeoutExpired:
-            process.kill()
-            status = process.wait()
-        return signal.strsignal(-status) or f"signal {-status}" if status < 0 else f"exit status {status}"
-
-    def _connect(self) -> Connection:
-        with self._lock:
-            if self._killed:
-                raise EOFError
-            if self._connection is None:
-                ours, theirs = socket.socketpair()
-                with theirs:
-                    self._process = subprocess.Popen(  # noqa: S603
-                        [sys.executable, "-P", "-m", "framecache.extract.decode_worker", str(theirs.fileno())],
-                        pass_fds=[theirs.fileno()],
-                        stdin=subprocess.DEVNULL,
-                    )
-                self._connection = Connection(ours.detach())
-            return self._connection
+def _block(timestamps_ms: list[float], pixels: bytes, clip: Clip) -> Block:
+    """A worker's block, without a copy of its pixels; ValueError if they are not of the clip's size."""
+    shape = (len(timestamps_ms), clip.geometry.height, clip.geometry.width, 3)
+    return Block(np.frombuffer(pixels, np.uint8).reshape(shape), np.array(timestamps_ms, np.float64))

@@ -151,7 +151,15 @@ class _Run:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         sampling = parse_sampling(config.sample)
         clips = [
-            Clip(job.video.path, sampling, backbone.geometry, job.video.start, job.video.end, config.keep_partial)
+            Clip(
+                job.video.path,
+                sampling,
+                backbone.geometry,
+                job.video.start,
+                job.video.end,
+                config.keep_partial,
+                config.limits,
+            )
             for job in self._jobs
         ]
         with ExitStack() as stack:
@@ -180,12 +188,13 @@ class _Run:
     def _pump(self, decoder: DecoderPool, engine: Engine, batch: _Batch, bar: Any) -> None:
         begin = time.perf_counter()
         for event in decoder:
-            self._begin(event.clip)
+            if event is not None:
+                self._begin(event.clip)
             if isinstance(event, Frames):
                 for full in batch.fill(event):
                     self._forward(engine, full)
                     bar.set_postfix_str(f"{self._report.num_frames / (time.perf_counter() - begin):.0f} frames/s")
-            else:
+            elif isinstance(event, Finished):
                 self._works[event.clip].finished = event
                 self._settle_if_done(event.clip)
                 bar.update()

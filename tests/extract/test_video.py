@@ -225,8 +225,8 @@ def test_fewer_frames_than_promised_is_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("text.mp4", b"this is no video\n" * 50, "cannot be opened or decoded: Invalid data"),
-        ("empty.mp4", b"", "cannot be opened or decoded: Invalid data"),
+        ("text.mp4", b"this is no video\n" * 50, "cannot be opened: Invalid data"),
+        ("empty.mp4", b"", "the file is empty"),
     ],
 )
 def test_what_is_no_video_fails_with_a_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
