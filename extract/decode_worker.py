@@ -32,9 +32,8 @@ def answer(message: bytes) -> Iterator[bytes]:
                 yield block.frames.tobytes()
     except VideoError as error:
         reason = str(error)
-    except Exception as error:  # a decoder's surprise costs this clip and no other
-        text = f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace").decode()
-        reason = stats.broken(text, clip.keep_partial)
+    except Exception as error:  # a surprise costs this clip and no other
+        reason = f"cannot be decoded: {type(error).__name__}"
     yield json.dumps({"stats": asdict(stats), "ended": True, "reason": reason}).encode()
 
 

@@ -126,7 +126,7 @@ def decode(clip: Clip, stats: DecodeStats) -> Iterator[Block]:
 
 def decode_with_pulse(clip: Clip, stats: DecodeStats) -> Iterator[Block | None]:
     """As :func:`decode`; a None about once a second says that frames are decoded although no block is full yet."""
-    pulse = _Pulse()
+    pulse = _Pulse(min(_PULSE_SECONDS, clip.limits.stall_seconds / 4))
     num_frames = (yield from _count(clip, stats, pulse)) if clip.sampling.needs_count else None
     keep = clip.sampling.keeper(num_frames)
     scaler = _Scaler(clip.geometry)
@@ -146,7 +146,7 @@ def decode_with_pulse(clip: Clip, stats: DecodeStats) -> Iterator[Block | None]:
                 frames, times = [], []
             elif pulse.is_due():
                 yield None
-    except _BREAKS as error:
+    except Exception as error:  # whatever it was, the frames that came before may be wanted
         reason = stats.broken(_reason(error, stats, clip.limits), clip.keep_partial)
     stats.warnings += scaler.warnings
     if frames:
@@ -166,7 +166,7 @@ def _count(clip: Clip, stats: DecodeStats, pulse: _Pulse) -> Generator[None, Non
             count += picture is not None
             if pulse.is_due():
                 yield None
-    except _BREAKS as error:
+    except Exception as error:
         if not (clip.keep_partial and count):
             raise VideoError(str(stats.broken(_reason(error, stats, clip.limits), False))) from error
     stats.frames_decoded, stats.warnings = 0, []
@@ -174,14 +174,15 @@ def _count(clip: Clip, stats: DecodeStats, pulse: _Pulse) -> Generator[None, Non
 
 
 class _Pulse:
-    """Due about once a second."""
+    """Due every so many seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._last = time.monotonic()
 
     def is_due(self) -> bool:
         now = time.monotonic()
-        due = now - self._last >= _PULSE_SECONDS
+        due = now - self._last >= self._seconds
         if due:
             self._last = now
         return due
@@ -268,7 +269,8 @@ def _reason(error: Exception, stats: DecodeStats, limits: Limits) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return limits.out_of_memory
-    text = getattr(error, "strerror", None) or str(error)
+    text = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text if stats.frames_decoded else f"cannot be decoded: {text}"
 
 

@@ -40,7 +40,7 @@ def test_the_closing_lines_say_what_was_done(here: Path, capsys: pytest.CaptureF
     assert lines[2] == "4 videos: 3 computed, 0 cached, 0 duplicate, 1 failed"
     assert lines[3].startswith("16 frames in ")
     assert lines[3].endswith("frames/s, tensorflow), 384 B of features")
-    assert lines[4].startswith("failed: bad.mp4: cannot be opened or decoded")
+    assert lines[4].startswith("failed: bad.mp4: cannot be opened")
     assert err == ""
 
 
