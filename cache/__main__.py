@@ -19,7 +19,7 @@ from framecache.cache.errors import FramecacheError, InputError
 from framecache.cache.folders import natural_key
 from framecache.cache.reader import FeatureSet, list_shards
 from framecache.cache.store import lock_for_writing, open_cache, read_spec
-from framecache.cache.verify import Verification, verify
+from framecache.cache.verify import Verification, file_size, verify
 from framecache.cache.verify import repair as repair_set
 
 app = make_app(
@@ -134,10 +134,10 @@ def verify_sets(
     results = []
     for name in [store.resolve(name) for name in names] or store.names():
         folder = store.folder / name
-        spec, total = read_spec(folder), sum(path.stat().st_size for path in list_shards(folder))
         with ExitStack() as stack:
             if repair:
                 stack.enter_context(lock_for_writing(folder))
+            spec, total = read_spec(folder), sum(map(file_size, list_shards(folder)))
             bar = stack.enter_context(tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None))
             results.append((repair_set if repair else verify)(folder, spec, bar.update))
     if json:

@@ -5,11 +5,13 @@ Each line begins with a check sum of the rest of it: ``{"sum": "…", …}``.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from stat import S_ISREG
 
 import xxhash
 
@@ -20,11 +22,15 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Adds a line per row and makes them durable.
 
     Raises:
-        OSError: The disk refused; the last line may be torn.
+        OSError: The disk refused; the last line may be torn. Or something else has the name: nothing is written
+            through a link, into a pipe or a device.
     """
     lines = b"".join(_format(row) for row in rows)
     created = not path.exists()
-    with path.open("a+b") as stream:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(path, flags, 0o666), "a+b") as stream:
+        if not S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         size = stream.seek(0, os.SEEK_END)
         if size:
             stream.seek(size - 1)

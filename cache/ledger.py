@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framecache.cache.journal import append_lines, read_lines
-from framecache.cache.shard import VideoRow
+from framecache.cache.shard import VideoRow, shard_number
 
 LEDGER_FILE = "ledger.jsonl"
 Status = Literal["ok", "duplicate", "failed"]
@@ -94,6 +94,16 @@ def read_journal(folder: Path) -> Iterator[JournalLine]:
         line = _parse_line(text)
         if line is not None:
             yield line
+
+
+def last_number(folder: Path) -> int:
+    """The number that the next shard and the next line come after: 0 in an empty feature set.
+
+    Lines count too. Repair and compaction may take the newest shard away, and a shard that got its number again
+    would come before the lines that were written after it.
+    """
+    shards = max((shard_number(path) or 0 for path in folder.iterdir()), default=0)
+    return max(shards, max((line.after_shard for line in read_journal(folder)), default=0))
 
 
 def _parse_line(text: bytes) -> JournalLine | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ class _View:
     shards: list[ShardInfo]
     rows: dict[str, Place]
     by_content: dict[bytes, Place]
+    last_number: int  # of the newest shard or ledger line
 
 
 class FeatureSet(Mapping[str, NDArray[Any]]):
@@ -192,8 +194,8 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
 
     @property
     def last_shard(self) -> int:
-        """Number of the newest shard; 0 when there is none."""
-        return max((info.number for info in self._view.shards), default=0)
+        """Number of the newest shard or ledger line, which the next ones come after; 0 when there is none."""
+        return self._view.last_number
 
     def ledger(self) -> dict[str, LedgerRow]:
         """The latest ledger row of every video that was ever asked for, by ``video_id``."""
@@ -230,6 +232,12 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
                     live.append((info, row, copy))
         return live
 
+    def told_since(self, number: int) -> set[str]:
+        """The videos of which a newer shard, or a ledger line, says something after that shard."""
+        newer = [info.index["video_id"].tolist() for info in self._view.shards if info.number > number]
+        told = {raw.decode() for ids in newer for raw in ids}
+        return told | {line.row.video_id for line in read_journal(self.folder) if line.after_shard >= number}
+
     def _locate(self, video_id: str) -> tuple[ShardInfo, int]:
         try:
             shard, row = self._view.rows[video_id]
@@ -256,7 +264,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         Raises:
             ShardError: The shard is there, and damaged; or the features of the video are other ones now.
         """
-        if info.path.exists():
+        if os.path.lexists(info.path):
             raise  # the error that the caller is handling
         before, self._view = self._view, _read_view(self.folder, self.spec, self._without)
         for known in self._view.rows.keys() - before.rows.keys():
@@ -295,14 +303,14 @@ def _read_view(folder: Path, spec: Spec, without: Collection[str]) -> _View:
                 if path not in read:
                     read[path] = read_shard(path)
         except ShardError:
-            if path.exists():
+            if os.path.lexists(path):
                 raise
             continue
         journal = sorted(read_journal(folder), key=lambda line: line.after_shard)
         recorded = sealed_shards(folder)
         if listed == [path for path in list_shards(folder) if path.name not in without]:
             break
-    missing = sorted(recorded - {path.name for path in listed} - set(without))
+    missing = sorted((recorded & sealed_shards(folder)) - {path.name for path in listed} - set(without))
     if missing:
         raise ShardError(
             f"{folder}: {len(missing)} of its shards are missing ({', '.join(missing[:3])}); "
@@ -332,7 +340,9 @@ def _read_view(folder: Path, spec: Spec, without: Collection[str]) -> _View:
     by_content.pop(b"", None)
     # Last, since the shard with the content may have been replaced by one that is newer than the line.
     resolved = ((video_id, by_content.get(to) if isinstance(to, bytes) else to) for video_id, to in places.items())
-    return _View(shards, {video_id: place for video_id, place in resolved if place is not None}, by_content)
+    rows = {video_id: place for video_id, place in resolved if place is not None}
+    last_number = max([0, *(info.number for info in shards), *(line.after_shard for line in journal)])
+    return _View(shards, rows, by_content, last_number)
 
 
 def list_shards(folder: Path) -> list[Path]:

@@ -41,10 +41,12 @@ SHARD_PATTERN = re.compile(r"shard-(\d{6,})-[0-9a-f]{8}\.h5")
 INDEX_FIELDS = {"video_id": "S", "start": "i8", "length": "i8", "digest": "S", "source_digest": "S"}
 LEDGER_FIELDS = {"source": "S", "source_stat": "S", "frames_expected": "i8", "frames_decoded": "i8", "warnings": "S"}
 DATASETS = ("features", "timestamps_ms", "index", "ledger")
+ATTRIBUTES = ("format_version", "spec", "software", "shard", "index_digest", "ledger_digest")
 UNKNOWN = -1  # frames_expected of a container that does not say
 
 _ALIGNMENT_BYTES = 64  # of every object in the file, so that mapped rows are aligned
 _COPY_BYTES = 4 << 20
+_ATTRIBUTE_BYTES = 64 << 10  # HDF5's own limit in the form that we write
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class Extent:
     offset: int  # bytes from the start of the file
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes there are."""
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,9 @@ def read_shard(path: Path) -> ShardInfo:
     with _reading(path) as file:
         spec = _read_spec(file, path)
         software = _json_object(_text_attribute(file, "software", path))
-        features = _extent(file, "features", path)
-        timestamps = _extent(file, "timestamps_ms", path)
+        extents = {name: _extent(file, name, path) for name in DATASETS}
+        _refuse_overlap(extents, path)
+        features, timestamps = extents["features"], extents["timestamps_ms"]
         index = _table(file, "index", INDEX_FIELDS, path)
         name = _text_attribute(file, "shard", path).decode()
         expected = _text_attribute(file, "index_digest", path).decode()
@@ -331,7 +339,7 @@ def _json_list(value: bytes) -> list[object]:
 def _reading(path: Path) -> Iterator[h5py.File]:
     """Opens a file that may hold anything; whatever goes wrong within is a :class:`ShardError`."""
     try:
-        if not path.is_file():  # opening a FIFO would wait for ever
+        if path.is_symlink() or not path.is_file():  # a link leads out of the cache; a FIFO would be waited for
             raise ShardError(f"{path}: not a whole, readable shard of format version {FORMAT_VERSION}: not a file")
         # No locking: a visible shard never changes, and network file systems often cannot lock.
         with h5py.File(path, "r", locking=False) as file:
@@ -340,6 +348,9 @@ def _reading(path: Path) -> Iterator[h5py.File]:
                     raise ShardError(f"{path}: {name!r} is a soft or external link; a shard holds only its own data")
                 if name not in DATASETS:
                     raise ShardError(f"{path}: holds {name!r}, which no shard of format version {FORMAT_VERSION} does")
+            odd = sorted(set(file.attrs) - set(ATTRIBUTES))
+            if odd:
+                raise ShardError(f"{path}: attribute {odd[0]!r}, which no shard of format version {FORMAT_VERSION} has")
             yield file
     except ShardError:
         raise
@@ -362,12 +373,22 @@ def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
 
 def _extent(file: h5py.File, name: str, path: Path) -> Extent:
     extent = _extent_of(_dataset(file, name, path))
-    nbytes, size = extent.dtype.itemsize * math.prod(extent.shape), path.stat().st_size
-    if extent.offset < 0 or extent.offset + nbytes > size:
+    size = path.stat().st_size
+    if extent.offset < 0 or extent.offset + extent.num_bytes > size:
         raise ShardError(
-            f"{path}: {name!r} declares {nbytes} bytes at {extent.offset}, the file has {size}; it is truncated"
+            f"{path}: {name!r} declares {extent.num_bytes} bytes at {extent.offset}, the file has {size}; "
+            "it is truncated"
         )
     return extent
+
+
+def _refuse_overlap(extents: Mapping[str, Extent], path: Path) -> None:
+    """What lies in two datasets at once was never written by us."""
+    end, before = 0, ""
+    for name, extent in sorted(extents.items(), key=lambda item: item[1].offset):
+        if extent.offset < end:
+            raise ShardError(f"{path}: {name!r} begins within {before!r}; the bytes of two datasets overlap")
+        end, before = extent.offset + extent.num_bytes, name
 
 
 def _extent_of(dataset: h5py.Dataset) -> Extent:
@@ -377,7 +398,8 @@ def _extent_of(dataset: h5py.Dataset) -> Extent:
 
 def _table(file: h5py.File, name: str, expected: Mapping[str, str], path: Path) -> NDArray[np.void]:
     dataset = _dataset(file, name, path)
-    fields = {field: dataset.dtype[field] for field in dataset.dtype.names or ()}
+    row = dataset.dtype  # h5py makes it anew each time
+    fields = {field: row[field] for field in row.names or ()}
     kinds = {field: "S" if dtype.kind == "S" else dtype.str[1:] for field, dtype in fields.items()}
     if list(kinds.items()) != list(expected.items()) or dataset.ndim != 1:
         raise ShardError(f"{path}: dataset {name!r} has fields {kinds}, expected {', '.join(expected)}")
@@ -410,6 +432,10 @@ def _text_attribute(file: h5py.File, name: str, path: Path) -> bytes:
     kind = attribute.get_type()
     if not isinstance(kind, h5py.h5t.TypeStringID) or kind.is_variable_str() or attribute.shape != ():
         raise ShardError(f"{path}: its {name} attribute is missing or not JSON")
+    if kind.get_size() > _ATTRIBUTE_BYTES:
+        raise ShardError(
+            f"{path}: its {name} attribute has {kind.get_size()} bytes, expected {_ATTRIBUTE_BYTES} at most"
+        )
     return bytes(file.attrs[name])
 
 

@@ -20,6 +20,7 @@ _FIELD_KINDS: dict[str, type] = {
     "preprocessing": dict,
     "format_version": int,
 }
+_MAX_PART = 64  # of a name, which must not be longer than a folder's may be; the fingerprint tells sets apart
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.,=+-]")
 
 
@@ -120,8 +121,8 @@ class Spec:
 
 
 def _safe(part: str) -> str:
-    """``part`` with every character that is awkward in a folder name or a shell replaced by ``_``."""
-    return _UNSAFE.sub("_", part).lstrip(".") or "_"
+    """``part`` with every character that is awkward in a folder name or a shell replaced by ``_``, and not too long."""
+    return _UNSAFE.sub("_", part).lstrip(".")[:_MAX_PART] or "_"
 
 
 def diff_specs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

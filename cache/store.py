@@ -31,7 +31,8 @@ _REMOVED_PREFIX = ".removed-"
 class Cache(Mapping[str, FeatureSet]):
     """The feature sets of one folder, by name.
 
-    A name may leave out the fingerprint, or be any prefix that fits one set only.
+    A name may leave out the fingerprint, or be any prefix that fits one set only. A link is no feature set: the
+    cache may be somebody else's, and what is written or removed in it must be its own.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,8 +59,8 @@ class Cache(Mapping[str, FeatureSet]):
 
     def names(self) -> list[str]:
         """Full names of the feature sets, sorted."""
-        found = (path.parent.name for path in self.folder.glob(f"*/{SPEC_FILE}"))
-        return sorted(name for name in found if not name.startswith("."))
+        folders = (path.parent for path in self.folder.glob(f"*/{SPEC_FILE}"))
+        return sorted(folder.name for folder in folders if not folder.name.startswith(".") and not folder.is_symlink())
 
     def resolve(self, name: str) -> str:
         """The full name that ``name`` means: itself, without its fingerprint, or an unambiguous prefix.
@@ -86,14 +87,15 @@ class Cache(Mapping[str, FeatureSet]):
         """The folder of the feature set of this spec, made empty if it is not there.
 
         Raises:
-            InputError: The folder cannot be written.
+            InputError: The folder cannot be written, or is a link.
             SpecMismatchError: The folder is there and holds another feature set.
         """
         folder = self.folder / spec.name
+        _refuse_links(folder)
         if not (folder / SPEC_FILE).exists():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                partial = folder / f".{SPEC_FILE}{PARTIAL_SUFFIX}"
+                partial = folder / f".{SPEC_FILE}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
                 partial.write_text(json.dumps(spec.to_dict(), indent=2) + "\n", encoding="utf-8")
                 publish(partial, folder / SPEC_FILE)
                 fsync_folder(self.folder)
@@ -115,7 +117,10 @@ class Cache(Mapping[str, FeatureSet]):
         full = self.resolve(name)
         with lock_for_writing(self.folder / full):
             grave = self.folder / f"{_REMOVED_PREFIX}{secrets.token_hex(4)}"
-            os.replace(self.folder / full, grave)
+            try:
+                os.replace(self.folder / full, grave)
+            except FileNotFoundError:
+                raise FeatureSetNotFoundError(f"no feature set {full!r} in {self.folder}: it was removed") from None
             fsync_folder(self.folder)
             shutil.rmtree(grave)
         return full
@@ -147,10 +152,11 @@ def lock_for_writing(folder: Path) -> Iterator[None]:
 
     Raises:
         LockedError: Another process holds it; the message says which.
-        InputError: The cache's folder cannot be written.
+        InputError: The cache's folder cannot be written, or links lead out of it.
     """
     locks = folder.parent / LOCKS_FOLDER
     lock, holder = FileLock(locks / f"{folder.name}.lock"), locks / f"{folder.name}.json"
+    _refuse_links(folder, locks, locks / f"{folder.name}.lock", holder)
     try:
         locks.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -183,7 +189,7 @@ def _describe_holder(path: Path) -> str:
 def _clean(folder: Path) -> None:
     """Nobody else writes now: temporary files are a dead writer's, and what it sealed last may not be on record."""
     for grave in folder.parent.glob(f"{_REMOVED_PREFIX}*"):
-        shutil.rmtree(grave, ignore_errors=True)
+        shutil.rmtree(grave, ignore_errors=True)  # follows no link
     if not folder.is_dir():
         return
     for partial in folder.glob(f".*{PARTIAL_SUFFIX}"):
@@ -191,8 +197,18 @@ def _clean(folder: Path) -> None:
     on_record = sealed_shards(folder)
     for path in list_shards(folder):
         if path.name not in on_record:
-            with suppress(ShardError):  # a hurt one is for verify to report
-                record_sealed(folder, path.name, [raw.decode() for raw in read_shard(path).index["video_id"].tolist()])
+            with suppress(ShardError):  # a hurt or foreign one is for verify to report
+                info = read_shard(path)
+                if info.spec.name == folder.name:
+                    record_sealed(folder, path.name, [raw.decode() for raw in info.index["video_id"].tolist()])
+
+
+def _refuse_links(*paths: Path) -> None:
+    for path in paths:
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: is a link; a cache holds its own files only, so remove it, or link the whole cache"
+            )
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import Any
 
 from framecache.cache.child import Child
 from framecache.cache.compact import copy_video
+from framecache.cache.errors import InputError
 from framecache.cache.journal import fsync_folder
-from framecache.cache.ledger import LedgerRow, append_journal
+from framecache.cache.ledger import LedgerRow, append_journal, last_number
 from framecache.cache.reader import FeatureSet, list_shards
 from framecache.cache.sealed import record_gone, sealed_shards, sealed_videos
-from framecache.cache.shard import SHARD_PATTERN
+from framecache.cache.shard import ShardInfo, shard_number
 from framecache.cache.spec import Spec
 from framecache.cache.writer import ShardWriter
 
 HURT_FOLDER = "hurt"  # where repair moves damaged shards
+_WORKER = "framecache.cache.verify_worker"
 _SILENCE_SECONDS = 120.0  # without a sign of life from a child that reads a few MB
 
 
@@ -33,7 +35,8 @@ class Verification:
         name: The feature set.
         shards: Shards that were looked at.
         videos: Videos whose stored bytes were digested.
-        hurt: ``video_id`` of those whose bytes are not the ones that were computed, or cannot be read.
+        hurt: ``video_id`` of those whose bytes are not the ones that were computed, or cannot be read. A row that no
+            longer counts hurts nobody: its video was computed again since, or its file has become a duplicate.
         errors: What is wrong with each hurt or missing shard, by its name.
         repaired: Whether the hurt shards were moved aside.
     """
@@ -85,23 +88,21 @@ def repair(folder: Path, spec: Spec, progress: Callable[[int], object] | None = 
     result = _summarise(folder, spec, examined)
     if result.ok:
         return result
-    features = FeatureSet(folder, spec, without=[name for name in result.errors if _unreadable(examined.get(name))])
+    features = _without_unreadable(folder, spec, examined, result.errors)
     for info in features.shards:
         if info.path.name in result.errors:
-            hurt = set(examined[info.path.name].hurt)
             with ShardWriter(folder, spec, info.software, 1 << 62, float("inf")) as writer:
                 for other, place, row in features.live_rows():
-                    if other is info and row.video_id not in hurt and _named(info, place) not in hurt:
+                    if other is info and not _is_hurt(examined, info, place):
                         copy_video(writer, info, place, row)
+    _report_lost(folder, result, features.ledger())
     aside = folder / HURT_FOLDER
+    if aside.is_symlink():
+        raise InputError(f"{aside}: is a link, expected a folder of the cache; remove it")
     aside.mkdir(exist_ok=True)
-    known = features.ledger()
     for name in result.errors:
-        found = examined.get(name)
-        hurt_videos = found.hurt if found and found.videos else sealed_videos(folder, name)
-        _report_lost(folder, name, hurt_videos, known)
         record_gone(folder, [name], "hurt")
-        if found is not None:
+        if os.path.lexists(folder / name):
             os.replace(folder / name, aside / name)
     fsync_folder(aside)
     fsync_folder(folder)
@@ -109,54 +110,75 @@ def repair(folder: Path, spec: Spec, progress: Callable[[int], object] | None = 
     return result
 
 
-def _report_lost(folder: Path, shard: str, videos: Sequence[str], known: dict[str, LedgerRow]) -> None:
-    """Rows in the shard's place, so that no older features of these videos come to light instead."""
-    match = SHARD_PATTERN.fullmatch(shard)
-    number = int(match[1]) if match else 0
+def _report_lost(folder: Path, result: Verification, known: dict[str, LedgerRow]) -> None:
+    """Rows in the lost ones' place, so that no older features of these videos come to light instead."""
     reason = "its stored features were damaged; run the extraction again"
     rows = [
         # Without a digest of the source: the next extraction tries it again without being told to.
         LedgerRow(video_id, known[video_id].source if video_id in known else "", "failed", reason=reason)
-        for video_id in videos
+        for video_id in result.hurt
     ]
     if rows:
-        append_journal(folder, number, rows)
+        append_journal(folder, last_number(folder), rows)
 
 
-def _unreadable(found: _Examined | None) -> bool:
-    return found is None or found.error is not None
+def _without_unreadable(
+    folder: Path, spec: Spec, examined: Mapping[str, _Examined], errors: Collection[str]
+) -> FeatureSet:
+    """The feature set without missing shards and without those that only a child process may look at."""
+    readable = {name for name, found in examined.items() if found.error is None}
+    return FeatureSet(folder, spec, without=[name for name in errors if name not in readable])
 
 
-def _named(info: Any, place: int) -> str:
-    video_id: bytes = info.index["video_id"][place]
-    return video_id.decode()
+def _is_hurt(examined: Mapping[str, _Examined], info: ShardInfo, place: int) -> bool:
+    found = examined.get(info.path.name)
+    return found is not None and info.index["video_id"][place].decode() in found.hurt
 
 
-def _summarise(folder: Path, spec: Spec, examined: dict[str, _Examined]) -> Verification:
-    result = Verification(spec.name, shards=len(examined))
+def _summarise(folder: Path, spec: Spec, examined: Mapping[str, _Examined]) -> Verification:
+    result = Verification(spec.name, shards=len(examined), videos=sum(len(found.videos) for found in examined.values()))
     for name, found in examined.items():
-        result.videos += len(found.videos)
         if found.error is not None:
             result.errors[name] = found.error
-            result.hurt += found.videos or sealed_videos(folder, name)
         elif found.hurt:
             result.errors[name] = f"{folder / name}: {len(found.hurt)} of its {len(found.videos)} videos are hurt"
-            result.hurt += found.hurt
     # Twice, since a compaction says that a shard goes before it does.
     for name in sorted(sealed_shards(folder)):
-        if not (folder / name).exists() and name in sealed_shards(folder):
-            videos = sealed_videos(folder, name)
-            result.errors[name] = f"{folder / name}: the shard is missing, and with it {len(videos)} videos"
-            result.hurt += videos
-    result.hurt = list(dict.fromkeys(result.hurt))
+        if not os.path.lexists(folder / name) and name in sealed_shards(folder):
+            count = len(sealed_videos(folder, name))
+            result.errors[name] = f"{folder / name}: the shard is missing, and with it {count} videos"
+    if result.errors:
+        result.hurt = _hurt_videos(folder, spec, examined, result.errors)
     return result
+
+
+def _hurt_videos(folder: Path, spec: Spec, examined: Mapping[str, _Examined], errors: Collection[str]) -> list[str]:
+    """The videos whose latest features are in one of the shards with errors, and are not whole."""
+    features = _without_unreadable(folder, spec, examined, errors)
+    readable = {info.path.name for info in features.shards}
+    hurt = [row.video_id for info, place, row in features.live_rows() if _is_hurt(examined, info, place)]
+    for name in errors:
+        if name not in readable:
+            told = features.told_since(shard_number(folder / name) or 0)
+            found = examined.get(name)
+            lost = found.videos if found and found.videos else sealed_videos(folder, name)
+            hurt += [video_id for video_id in lost if video_id not in told]
+    return list(dict.fromkeys(hurt))
+
+
+def file_size(path: Path) -> int:
+    """Size in bytes; 0 of a shard that has just been compacted away."""
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _examine_all(folder: Path, spec: Spec, progress: Callable[[int], object] | None) -> dict[str, _Examined]:
     """Every shard, those too that come while others are read; what a compaction has replaced meanwhile is left out."""
     examined: dict[str, _Examined] = {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    children = [Child("framecache.cache.verify_worker") for _ in range(cores)]
+    children = [Child(_WORKER) for _ in range(cores)]
     idle: queue.SimpleQueue[Child] = queue.SimpleQueue()
     for child in children:
         idle.put(child)
@@ -164,7 +186,7 @@ def _examine_all(folder: Path, spec: Spec, progress: Callable[[int], object] | N
     def examine(path: Path) -> _Examined:
         child = idle.get()
         try:
-            size = path.stat().st_size if path.exists() else 0
+            size = file_size(path)
             found = _ask(child, path, spec)
             if progress is not None:
                 progress(size)
@@ -181,7 +203,7 @@ def _examine_all(folder: Path, spec: Spec, progress: Callable[[int], object] | N
             for child in children:
                 child.kill()
                 child.close()
-    return {name: found for name, found in examined.items() if (folder / name).exists()}
+    return {name: found for name, found in examined.items() if os.path.lexists(folder / name)}
 
 
 def _ask(child: Child, path: Path, spec: Spec) -> _Examined:

@@ -32,8 +32,8 @@ def examine(request: bytes) -> Iterator[bytes]:
     error = None
     try:
         info = read_shard(path)
-        videos = [raw.decode() for raw in info.index["video_id"].tolist()]
         require_same_spec(Spec.from_dict(asked["spec"]), info.spec, str(path))
+        videos = [raw.decode() for raw in info.index["video_id"].tolist()]
         read_rows(path)
         for row, (video_id, expected) in enumerate(zip(videos, info.index["digest"].tolist(), strict=True)):
             for digest in digest_stored(info, row):

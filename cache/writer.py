@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from framecache.cache.fingerprint import FeatureDigest
 from framecache.cache.journal import fsync_folder
+from framecache.cache.ledger import last_number
+from framecache.cache.manifest import is_plain_name
 from framecache.cache.sealed import record_sealed
-from framecache.cache.shard import VideoRow, shard_number, write_shard
+from framecache.cache.shard import VideoRow, write_shard
 from framecache.cache.spec import Spec
 
 _IN_MEMORY_BYTES = 8 << 20  # of one unfinished video; beyond it, its features wait on disk
@@ -84,6 +86,7 @@ class ShardWriter:
         self._videos: dict[str, tuple[VideoRow, list[NDArray[np.float64]]]] = {}
         self._spool: IO[bytes] | None = None
         self._waiting_since = 0.0
+        self._last_shard = last_number(folder)  # nobody else writes as long as we do
 
     def __enter__(self) -> Self:
         return self
@@ -100,8 +103,8 @@ class ShardWriter:
 
     @property
     def last_shard(self) -> int:
-        """Number of the feature set's newest shard; 0 when there is none."""
-        return max((shard_number(path) or 0 for path in self.folder.iterdir()), default=0)
+        """Number of the feature set's newest shard or ledger line; 0 when there is none."""
+        return self._last_shard
 
     def open_video(self) -> VideoBuffer:
         """A buffer for one video's features, to be handed to :meth:`add` or closed."""
@@ -111,7 +114,8 @@ class ShardWriter:
         """Takes a whole video; seals the shard when it has become large enough.
 
         Raises:
-            ValueError: The row does not count the buffer's frames, there are none, or its video waits already.
+            ValueError: The row does not count the buffer's frames, there are none, its video waits already, or
+                its name is a path that leads elsewhere.
             OSError: The disk refused.
         """
         if row.length != buffer.num_frames or not buffer.num_frames:
@@ -119,6 +123,9 @@ class ShardWriter:
             raise ValueError(
                 f"{row.video_id}: expected a row of 1 or more frames, found {row.length} of {buffer.num_frames}"
             )
+        if not is_plain_name(row.video_id):
+            buffer.close()
+            raise ValueError(f"{row.video_id!r}: expected a relative name without '..' and NUL")
         if row.video_id in self._videos:
             buffer.close()
             raise ValueError(f"{row.video_id}: expected each video once per shard, found it twice")
@@ -154,6 +161,7 @@ class ShardWriter:
         self._spool.seek(0)
         try:
             write_shard(partial, name, self.spec, self._software, rows, self._spool.read, timestamps_ms)
+            self._last_shard += 1  # also when this fails: it may be visible all the same
             publish(partial, self.folder / name)
         finally:
             partial.unlink(missing_ok=True)

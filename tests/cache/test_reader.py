@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from framecache.cache import FeatureSet, InputError, ShardError, Spec, SpecMismatchError, VideoNotFoundError
 from framecache.cache.fingerprint import FeatureDigest
 from framecache.cache.ledger import LedgerRow, append_journal
+from framecache.cache.manifest import is_plain_name
 from framecache.cache.reader import list_shards
 from framecache.cache.sealed import SEALED_FILE
 from framecache.cache.shard import VideoRow, read_rows
@@ -30,7 +31,7 @@ AddVideo = Callable[..., VideoRow]
 MAPS = Path("/proc/self/maps")
 needs_maps = pytest.mark.skipif(not MAPS.exists(), reason="the system does not list a process's maps")
 
-VIDEO_IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
+VIDEO_IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(is_plain_name)
 SHAPES = st.one_of(st.tuples(st.integers(1, 9)), st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5)))
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=6)
 
