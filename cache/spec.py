@@ -110,9 +110,9 @@ class Spec:
     @property
     def short_name(self) -> str:
         """``<backbone>[@tap].<reduction>[.<sampling>]``: the name without the fingerprint."""
-        tap = "" if self.default_tap else f"@{_safe(self.tap)}"
-        sampling = "" if self.sampling == "all" else f".{_safe(self.sampling)}"
-        return f"{_safe(self.backbone)}{tap}.{_safe(self.reduction)}{sampling}"
+        tap = "" if self.default_tap else f"@{folder_name(self.tap)}"
+        sampling = "" if self.sampling == "all" else f".{folder_name(self.sampling)}"
+        return f"{folder_name(self.backbone)}{tap}.{folder_name(self.reduction)}{sampling}"
 
     @property
     def name(self) -> str:
@@ -120,8 +120,8 @@ class Spec:
         return f"{self.short_name}-{self.fingerprint[:FINGERPRINT_CHARS]}"
 
 
-def _safe(part: str) -> str:
-    """``part`` with every character that is awkward in a folder name or a shell replaced by ``_``, and not too long."""
+def folder_name(part: str) -> str:
+    """``part`` of a folder's name, not too long and with what is awkward there or in a shell replaced by ``_``."""
     return _UNSAFE.sub("_", part).lstrip(".")[:_MAX_PART] or "_"
 
 

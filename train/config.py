@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from framecache.cache.errors import InputError
 
+_MAX_NAME = 200
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
 MODEL_NAMES = ("lstm", "stacked-lstm", "bilstm", "gru", "attention-lstm", "mean")
 
 
@@ -83,5 +86,19 @@ class FitConfig(ModelConfig):
             raise InputError(f"--learning-rate {self.learning_rate:g}: expected a positive number")
         if not 0 <= self.seed < 1 << 32:
             raise InputError(f"--seed {self.seed}: expected 0 to {(1 << 32) - 1}")
-        if self.name is not None and (not self.name or self.name != Path(self.name).name or self.name.startswith(".")):
-            raise InputError(f"--name {self.name!r}: expected the plain name of a folder")
+        if self.name is not None and not _is_folder_name(self.name):
+            raise InputError(
+                f"--name {self.name[:_MAX_NAME]!r}: expected the plain name of a folder, without slashes or control "
+                f"characters, with no dot at its ends and of {_MAX_NAME} bytes at most"
+            )
+
+
+def _is_folder_name(name: str) -> bool:
+    """Whether it names a folder right here, on any system."""
+    return bool(
+        name.isprintable()
+        and 0 < len(os.fsencode(name)) <= _MAX_NAME
+        and name == name.strip(". ")
+        and not set(name) & set('/\\:*?"<>|')
+        and name.partition(".")[0].upper() not in _RESERVED
+    )

@@ -22,6 +22,7 @@ from framecache.cache.ledger import LedgerRow
 from framecache.cache.manifest import SPLITS, Video, read_manifest
 from framecache.cache.quiet import quiet_stderr
 from framecache.cache.reader import FeatureSet
+from framecache.cache.spec import folder_name
 from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
 from framecache.train.data import Sequences, channel_statistics, class_weights
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from framecache.train.trainer import History
 
 RUN_FILE = "run.json"
+_SHOWN = 3  # hurt videos named in an error message
 GRID_DENSE = 64  # units of the projection that a flattened grid gets unless another is asked for
 
 
@@ -52,11 +54,13 @@ def fit(feature_set: str, config: FitConfig, progress: bool = False) -> Run:
         progress: Whether to show progress bars, on a terminal.
 
     Raises:
-        InputError: A name, a label, a split or a setting is wrong; nothing was written.
+        InputError: A name, a label, a split or a setting is wrong, or features are hurt; nothing was written.
+        ShardError: A shard is missing or cannot be read; nothing was written.
     """
     begin = time.perf_counter()
     features = open_cache(config.cache)[feature_set]
     labeled = _labeled_videos(features, config)
+    _refuse_hurt(features, [video.video_id for videos in labeled.splits.values() for video in videos])
     if len(features.feature_shape) > 1 and not config.dense and ":" not in config.model and config.model != "mean":
         config = replace(config, dense=GRID_DENSE)
     sequences = {
@@ -220,16 +224,28 @@ def _refuse_other_contents(videos: Sequence[Video], ledger: Mapping[str, LedgerR
             )
 
 
+def _refuse_hurt(features: FeatureSet, video_ids: Sequence[str]) -> None:
+    """Digests all that will be trained on: features with a flipped bit would give numbers that nobody can repeat."""
+    hurt = [video_id for video_id in video_ids if not features.is_intact(video_id)]
+    if hurt:
+        named = ", ".join(map(repr, hurt[:_SHOWN])) + ", …" * (len(hurt) > _SHOWN)
+        raise InputError(
+            f"{features.name}: the stored features of {len(hurt)} of {len(video_ids)} videos are hurt ({named}); "
+            f"run framecache verify {features.name} --repair, then the extraction again"
+        )
+
+
 def _new_folder(config: FitConfig, features: FeatureSet) -> Path:
     """A folder of its own for the run; an older run is never written over."""
     if config.name is not None:
         folder = config.runs / config.name
-        if folder.exists():
-            raise InputError(f"--name {config.name!r}: {folder} exists already; choose another name")
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise InputError(f"--name {config.name!r}: {folder} exists already; choose another name") from None
         return folder
     config.runs.mkdir(parents=True, exist_ok=True)
-    stem = f"{features.spec.short_name}-{config.model.replace(':', '_')}-seed{config.seed}"
+    stem = f"{features.spec.short_name}-{folder_name(config.model)}-seed{config.seed}"
     number = 1
     while True:
         folder = config.runs / (stem if number == 1 else f"{stem}-{number}")

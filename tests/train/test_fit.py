@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,9 @@ import keras
 import numpy as np
 import pytest
 
+from framecache.cache.cli import run as run_command
 from framecache.cache.errors import InputError
+from framecache.train.__main__ import app
 from framecache.train.config import FitConfig
 from framecache.train.fit import Run, fit
 
@@ -201,3 +206,84 @@ def test_a_wrong_model_of_ones_own_writes_no_run(data: Data, tmp_path: Path) -> 
 def test_a_setting_out_of_range_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         FitConfig(**change)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../up", "/abs", "a/b", "a\\b", ".hidden", "nul\0", "line\n", "dot.", "x" * 300, "CON", "nul.txt"],
+    ids=repr,
+)
+def test_a_name_that_is_no_folders_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"--name .*: expected the plain name of a folder"):
+        FitConfig(name=name)
+
+
+@pytest.mark.parametrize("name", ["mine", "seed 3", "größe", "．．／up", "v1.2"])
+def test_a_name_that_only_looks_like_a_path_stays_in_its_folder(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / FitConfig(name=name).name
+    folder.mkdir()
+    assert folder.resolve().parent == tmp_path.resolve()
+
+
+@pytest.fixture
+def damaged(data: Data, tmp_path: Path) -> Data:
+    """A copy of the data, to be damaged."""
+    shutil.copytree(data.cache, tmp_path / "features")
+    return replace(data, cache=tmp_path / "features")
+
+
+def hurt_a_bit(path: Path) -> None:
+    from framecache.cache.shard import read_shard
+
+    content = bytearray(path.read_bytes())
+    content[read_shard(path).features.offset + 5] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            hurt_a_bit,
+            "the stored features of 1 of 40 videos are hurt ('down/train0.mp4'); run framecache verify toy.gap-",
+        ),
+        (lambda path: os.truncate(path, path.stat().st_size - 2000), "not a whole, readable shard"),
+        (os.unlink, "1 of its shards are missing"),
+    ],
+    ids=["bit", "cut", "missing"],
+)
+def test_a_hurt_feature_set_is_refused_in_one_line_before_anything_is_written(
+    damage: Callable[[Path], None], message: str, damaged: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = damaged.cache.glob("*/shard-*.h5")
+    damage(path)
+    words = ["fit", "toy.gap", "--manifest", damaged.manifest, "--cache", damaged.cache, "--runs", tmp_path / "runs"]
+    assert run_command(app, [str(word) for word in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "--repair" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_many_hurt_videos_are_counted_and_the_first_named(damaged: Data, tmp_path: Path) -> None:
+    from framecache.cache.shard import read_shard
+
+    (path,) = damaged.cache.glob("*/shard-*.h5")
+    extent = read_shard(path).features
+    content = bytearray(path.read_bytes())
+    content[extent.offset : extent.offset + extent.num_bytes] = bytes(extent.num_bytes)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"40 of 40 videos are hurt \('\S+', '\S+', '\S+', …\); run"):
+        fit("toy.gap", configure(damaged, tmp_path / "runs"))
+
+
+def test_hurt_videos_that_are_not_asked_for_stand_in_nobodys_way(damaged: Data, tmp_path: Path) -> None:
+    (path,) = damaged.cache.glob("*/shard-*.h5")
+    hurt_a_bit(path)
+    lines = damaged.manifest.read_text().splitlines(keepends=True)
+    manifest = tmp_path / "fewer.csv"
+    manifest.write_text("".join(line for line in lines if not line.startswith("down/train0.mp4")))
+    record = fit("toy.gap", configure(damaged, tmp_path / "runs", manifest=manifest, epochs=1)).record
+    assert record["num_videos"]["train"] == 23
