@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framecache.cache.journal import append_lines, read_lines
+from framecache.cache.manifest import is_plain_name
 from framecache.cache.shard import VideoRow, shard_number
 
 LEDGER_FILE = "ledger.jsonl"
+_MOST_SHARDS = 10**12  # a line from anybody must not make the next shard's number too long for a file's name
 Status = Literal["ok", "duplicate", "failed"]
 
 
@@ -124,5 +126,7 @@ def _parse_line(text: bytes) -> JournalLine | None:
         *row.warnings,
     )
     counts = (after_shard, row.frames_decoded, row.frames_stored, row.frames_expected or 0)
-    whole = all(isinstance(value, str) for value in texts) and all(type(value) is int for value in counts)
-    return JournalLine(after_shard, row) if whole and row.status in ("duplicate", "failed") else None
+    if not all(isinstance(value, str) for value in texts) or not all(type(value) is int for value in counts):
+        return None
+    possible = 0 <= after_shard < _MOST_SHARDS and is_plain_name(row.video_id) and row.status in ("duplicate", "failed")
+    return JournalLine(after_shard, row) if possible else None

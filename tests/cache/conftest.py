@@ -1,12 +1,17 @@
-"""Shards as an attacker makes them: edited, and with check sums that fit."""
+"""A small shard, and what makes check sums fit again after it was edited, as an attacker can."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
+from framecache.cache import FeatureSet, Spec
+from framecache.cache.reader import list_shards
 from framecache.cache.shard import Extent, _index_digest, _ledger_digest
 
 
@@ -19,3 +24,22 @@ def reseal(path: Path, name: str | None = None) -> None:
         file.attrs["shard"] = np.bytes_(name)
         file.attrs["index_digest"] = np.bytes_(_index_digest(name, bytes(file.attrs["spec"]), *extents, index))
         file.attrs["ledger_digest"] = np.bytes_(_ledger_digest(bytes(file.attrs["software"]), ledger))
+
+
+@pytest.fixture(scope="session")
+def whole_set(tmp_path_factory: pytest.TempPathFactory, spec: Spec, fill_set: Callable[..., Path]) -> Path:
+    return fill_set(tmp_path_factory.mktemp("whole"), spec, {"v1": np.ones((3, 4)), "v2": np.full((2, 4), 2)})
+
+
+@pytest.fixture
+def shard(tmp_path: Path, whole_set: Path) -> Path:
+    """A shard of two videos of 3 and 2 frames."""
+    return list_shards(shutil.copytree(whole_set, tmp_path / "features" / whole_set.name))[0]
+
+
+def read_all(path: Path, spec: Spec) -> None:
+    """All that reading a feature set looks at."""
+    features = FeatureSet(path.parent, spec)
+    features.ledger()
+    for video_id in features:
+        features[video_id].sum()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from framecache.cache import FeatureSet, Spec
 from framecache.cache.ledger import LEDGER_FILE, JournalLine, LedgerRow, append_journal, read_journal
+from framecache.cache.manifest import is_plain_name
 from framecache.cache.shard import VideoRow
 
 FillSet = Callable[..., Path]
@@ -22,7 +23,7 @@ FillSet = Callable[..., Path]
 FAILED = LedgerRow("v1", "videos/v1.mp4", "failed", "no frame could be decoded", ("odd", "ünicode"), 7, 3)
 ROWS = st.builds(
     LedgerRow,
-    video_id=st.text(),
+    video_id=st.text().filter(is_plain_name),
     source=st.text(),
     status=st.sampled_from(["failed", "duplicate"]),
     reason=st.text(),
