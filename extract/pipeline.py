@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from framecache.cache.errors import InputError
+from framecache.cache.compact import compact
+from framecache.cache.errors import FramecacheError, InputError
 from framecache.cache.fingerprint import stat_source
 from framecache.cache.folders import read_source
 from framecache.cache.ledger import append_journal
+from framecache.cache.manifest import Video
 from framecache.cache.reader import FeatureSet
 from framecache.cache.sampling import parse_sampling
 from framecache.cache.shard import VideoRow
@@ -32,6 +34,8 @@ from framecache.extract.engines import Engine, Output, make_engine
 from framecache.extract.plan import Job, Plan, make_plan
 from framecache.extract.reductions import feature_shape
 from framecache.extract.video import Clip, DecodeStats, Geometry
+
+_MANY_SHARDS = 4  # so many small ones are merged at the end of a run
 
 
 def extract(source: str | Path, config: ExtractConfig | None = None, progress: bool = False) -> ExtractReport:
@@ -60,13 +64,17 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
     report = ExtractReport([spec.name for spec in specs], len(videos))
     with ExitStack() as locks:
         for spec in sorted(specs, key=lambda spec: spec.name):
-            locks.enter_context(lock_for_writing(cache.create(spec)))
+            locks.enter_context(lock_for_writing(cache.folder / spec.name))
+            cache.create(spec)
         sets = [cache[spec.name] for spec in specs]
         plan = make_plan(videos, sets, config.retry_failed)
         run = _Run(plan.jobs, sets, config, report)
         if plan.jobs:
             run.compute(backbone, outputs, progress)
         duplicates = _settle(plan, [cache[spec.name] for spec in specs], report)
+        _require_rows(videos, [cache[spec.name] for spec in specs])
+        for features in sets:
+            compact(features.folder, features.spec, int(config.shard_mb * 1e6), _MANY_SHARDS)
     # One word for each video, so that the counts add up to all of them.
     report.computed = len(run.stored - report.failed.keys())
     report.duplicates = len(duplicates - run.stored - report.failed.keys())
@@ -118,6 +126,23 @@ def _settle(plan: Plan, sets: Sequence[FeatureSet], report: ExtractReport) -> se
             append_journal(features.folder, features.last_shard, news)
         report.failed |= {row.video_id: row.reason for row in failures}
     return duplicates
+
+
+def _require_rows(videos: Sequence[Video], sets: Sequence[FeatureSet]) -> None:
+    """Nothing vanishes: in every feature set each video is ok, duplicate or failed with its reason."""
+    for features in sets:
+        ledger = features.ledger()
+        lost = [
+            video.video_id
+            for video in videos
+            if video.video_id not in features
+            and (video.video_id not in ledger or ledger[video.video_id].status != "failed")
+        ]
+        if lost:
+            raise FramecacheError(
+                f"{features.name}: {len(lost)} of {len(videos)} videos ended as neither ok, duplicate nor failed "
+                f"({', '.join(lost[:3])}); this is a fault of framecache, please report it"
+            )
 
 
 @dataclass

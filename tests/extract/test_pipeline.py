@@ -349,7 +349,7 @@ def test_an_interrupt_seals_what_is_complete_and_the_next_run_goes_on(
 
 def test_a_feature_set_that_is_being_written_is_not_written_twice(clips: Path, config: ExtractConfig) -> None:
     (name,) = extract(clips, config).feature_sets
-    with lock_for_writing(config.cache / name), pytest.raises(LockedError, match="another process is writing"):
+    with lock_for_writing(config.cache / name), pytest.raises(LockedError, match="is writing into this feature set"):
         extract(clips, config)
 
 

@@ -1,0 +1,120 @@
+"""Extractions that die, are interrupted, or meet a failing disk; tests/soak kills many more."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from framecache.cache import open_cache
+from framecache.cache.fingerprint import digest_source
+from framecache.extract import ExtractConfig, extract
+
+from .kills import NUM_FRAMES, Extractions, extractions, survive
+
+HOUR = 3600.0
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extractions]:
+    with extractions(tmp_path_factory.mktemp("runs")) as started:
+        yield started
+
+
+def error_line(stderr: str) -> str:
+    """The one line that a failing command says; TensorFlow's own chatter aside."""
+    assert "Traceback" not in stderr
+    (line,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_killed_extractions_end_with_the_digests_of_one_never_killed(runs: Extractions) -> None:
+    toll = survive(runs, kills=6, seed=0)
+    print(toll)
+    assert toll.kills >= 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_seals_what_is_complete(number: signal.Signals, runs: Extractions) -> None:
+    cache = f"interrupted-{number}"
+    process = runs.start(cache, seal_seconds=HOUR)
+    runs.wait_for_frames(cache, 5 * NUM_FRAMES)
+    process.signal(number)
+    assert process.wait() == 130
+    assert "interrupted" in error_line(process.stderr)
+    sealed = runs.assert_whole(cache, {})
+    assert 2 * 3 <= len(sealed) < len(runs.digests)  # two feature sets; the newest videos wait for their batch
+    assert runs.start(cache).wait() == 1
+    assert runs.assert_whole(cache, sealed) == runs.digests
+
+
+def test_a_second_interrupt_ends_at_once(runs: Extractions) -> None:
+    first_seal = runs.operations.index("create_dataset") + 1
+    process = runs.start("impatient", first_seal, HOUR, action="hang")
+    runs.wait_for_frames("impatient", 5 * NUM_FRAMES)
+    process.signal(signal.SIGINT)
+    while not list(runs.folder.glob("impatient/*/.shard*")):
+        time.sleep(0.01)  # until it hangs in the middle of a seal
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert runs.assert_whole("impatient", {}) == {}
+    assert runs.start("impatient").wait() == 1
+    runs.assert_complete("impatient")
+
+
+@pytest.mark.parametrize(("action", "at"), [("ENOSPC", 0.2), ("EIO", 0.5), ("EROFS", 0.8), ("ENOSPC", 0.95)])
+def test_a_failing_disk_ends_the_run_in_one_line_and_the_next_goes_on(
+    action: str, at: float, runs: Extractions
+) -> None:
+    cache = f"{action}-{at}"
+    process = runs.start(cache, round(at * len(runs.operations)), action=action, lasting=True)
+    assert process.wait() in (1, 2)
+    assert os.strerror(getattr(errno, action)) in error_line(process.stderr)
+    visible = runs.assert_whole(cache, {})
+    assert runs.start(cache).wait() == 1
+    assert runs.assert_whole(cache, visible) == runs.digests
+
+
+def test_a_cache_that_vanishes_ends_the_run_in_one_line(runs: Extractions) -> None:
+    process = runs.start("vanished")
+    runs.wait_for_frames("vanished", 5 * NUM_FRAMES)
+    (runs.folder / "vanished").rename(runs.folder / "elsewhere")
+    assert process.wait() in (1, 2)
+    error_line(process.stderr)
+    runs.assert_whole("elsewhere", {})
+    assert runs.start("vanished").wait() == 1
+    runs.assert_complete("vanished")
+
+
+def test_a_second_extraction_says_who_holds_the_feature_set(runs: Extractions) -> None:
+    first = runs.start("twice")
+    runs.wait_for_frames("twice", NUM_FRAMES)
+    status, second = runs.launcher.run("framecache.extract.__main__:main", runs.arguments("twice"))
+    assert status == 2
+    assert f"process {first.pid} on {os.uname().nodename}, since 20" in error_line(second.stderr)
+    assert first.wait() == 1
+    runs.assert_complete("twice")
+
+
+def test_a_video_that_cannot_be_read_for_a_moment_fails_alone_and_is_tried_again(
+    clips: Path, tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(path: Path) -> str:
+        if path.name == "two.mp4":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return digest_source(path)
+
+    config = ExtractConfig(cache=tmp_path / "features", backbone=tiny_backbone, engine="tensorflow")
+    with monkeypatch.context() as patch:
+        patch.setattr("framecache.extract.plan.digest_source", unreadable)
+        report = extract(clips, config)
+    assert report.failed == {"a/two.mp4": "cannot be read: Input/output error"}
+    assert (report.computed, len(report.failed)) == (2, 1)
+    report = extract(clips, config)
+    assert (report.computed, report.cached, report.failed) == (1, 2, {})
+    assert len(open_cache(config.cache)["build.gap"]) == 3
