@@ -194,11 +194,18 @@ def remove_set(
     """Remove a feature set; on a terminal it asks first."""
     store = open_cache(cache)
     full = store.resolve(name)
-    if not yes and sys.stdin.isatty() and input(f"remove {full}? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not yes and sys.stdin.isatty() and not _agreed(f"remove {full}? [y/N] "):
         print("kept")
         return OK
     print(f"{store.remove(full)}: removed")
     return OK
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def summary(features: FeatureSet) -> dict[str, Any]:

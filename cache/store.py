@@ -72,7 +72,7 @@ class Cache(Mapping[str, FeatureSet]):
         if name in names:
             return name
         fits = [full for full in names if full.rpartition("-")[0] == name]
-        fits = fits or [full for full in names if full.startswith(name)]
+        fits = fits or [full for full in names if name and full.startswith(name)]
         if len(fits) == 1:
             return fits[0]
         if fits:
@@ -122,7 +122,8 @@ class Cache(Mapping[str, FeatureSet]):
             except FileNotFoundError:
                 raise FeatureSetNotFoundError(f"no feature set {full!r} in {self.folder}: it was removed") from None
             fsync_folder(self.folder)
-            shutil.rmtree(grave)
+            with suppress(FileNotFoundError):  # whoever takes another lock meanwhile sweeps it up too
+                shutil.rmtree(grave)
         return full
 
 
@@ -138,7 +139,7 @@ def open_cache(folder: str | Path = "features") -> Cache:
         (213, 1280)
     """
     path = Path(folder)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike the Path's own, it takes any name, of whatever length
         raise InputError(f"cache {str(path)!r}: no such folder; run framecache-extract first, or name it with --cache")
     return Cache(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from framecache.cache.__main__ import app
 from framecache.cache.cli import format_bytes, make_app, run
 from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.reader import list_shards
+from framecache.cache.store import lock_for_writing
 
 MakeSpec = Callable[..., Spec]
 FillSet = Callable[..., Path]
@@ -323,3 +325,68 @@ def test_a_reader_that_goes_away_is_no_error(cache: Path) -> None:
     script = f"{sys.executable} -m framecache.cache info efficientnet-lite0.gap --cache {cache} | true"
     ended = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, timeout=60)
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "removed"), [("y\n", True), ("YES\n", True), ("n\n", False), ("\n", False), ("\x04", False)], ids=repr
+)
+def test_rm_asks_on_a_terminal(
+    answer: str, removed: bool, cache: Path, command: Command, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.openpty()
+    os.write(ours, answer.encode())
+    with os.fdopen(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        status, out, err = command("rm", "efficientnet-lite0.gap", "--cache", cache)
+    os.close(ours)
+    assert (status, err) == (0, "")
+    end = f"{spec.name}: removed\n" if removed else "kept\n"
+    assert out == f"remove {spec.name}? [y/N] {end}"
+    assert (cache / spec.name).exists() is not removed
+
+
+def test_rm_does_not_ask_in_a_script_or_with_yes(
+    cache: Path, command: Command, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("rm", spec.name, "--cache", cache) == (0, f"{spec.name}: removed\n", "")
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        status, out, _ = command("rm", "efficientnet-lite0.grid", "--yes", "--cache", cache)
+    os.close(ours)
+    assert (status, out.endswith(": removed\n")) == (0, True)
+    assert command("ls", "--cache", cache, "--json")[1] == "[]\n"
+
+
+def test_rm_of_a_damaged_set_works(cache: Path, command: Command, spec: Spec) -> None:
+    for path in list_shards(cache / spec.name):
+        path.write_bytes(b"")
+    assert command("rm", spec.name, "--yes", "--cache", cache)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("verify", ["--repair", "Move hurt shards aside", "--cache", "--json", "status 1 if a single bit has changed"]),
+        ("compact", ["--shard-mb", "Size of a large shard", "--cache", "Merge small shards into large ones"]),
+        ("rm", ["--yes", "Do not ask", "--cache", "on a terminal it asks first"]),
+    ],
+)
+def test_the_help_of_a_command_says_all_its_flags_within_80_columns(
+    name: str, words: list[str], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = command(name, "--help")
+    assert status == 0
+    text = " ".join(out.split())
+    assert [word for word in words if word not in text] == []
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_writer_in_the_way_is_status_2_and_one_line(cache: Path, command: Command, spec: Spec) -> None:
+    with lock_for_writing(cache / spec.name):
+        for words in (["compact"], ["rm", "--yes"], ["verify", "--repair"]):
+            status, out, err = command(*words, spec.name, "--cache", cache)
+            assert (status, err.count("\n"), out) == (2, 1, "")
+            assert f"process {os.getpid()} on " in err
+        assert command("verify", spec.name, "--cache", cache)[0] == 0  # only looks
