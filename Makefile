@@ -16,7 +16,13 @@ BIN := $(VENV)/bin
 SAMPLE_RUN := $(if $(filter file,$(origin SET)),$(if $(MANIFEST),,yes))
 MANIFEST ?= $(if $(SAMPLE_RUN),$(SAMPLE)/manifest.csv)
 
-.PHONY: help train extract test lint format typecheck clean
+# How long make soak is: processes killed, broken clips decoded, bits flipped.
+export KILLS   ?= 500
+export MUTANTS ?= 4000
+export FLIPS   ?= 50000
+export SEED    ?= 0
+
+.PHONY: help train extract test soak lint format typecheck clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -38,6 +44,9 @@ $(SAMPLE)/manifest.csv: | $(VENV)/.installed
 
 test: $(VENV)/.installed-dev  ## run all tests
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+soak: $(VENV)/.installed-dev  ## kill KILLS extractions, decode MUTANTS broken clips, flip FLIPS bits (an hour)
+	$(BIN)/python -m pytest tests/soak -m soak -s --timeout 0 $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check style
 	$(BIN)/ruff check .

@@ -18,15 +18,16 @@ reference. A shard may come from anybody: everything is checked before it is bel
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -225,10 +226,13 @@ def write_shard(
     spec: Spec,
     software: Mapping[str, str],
     rows: Sequence[VideoRow],
-    read_features: Callable[[int], bytes],
+    features: IO[bytes],
     timestamps_ms: NDArray[np.float64],
 ) -> None:
     """Writes a shard to ``path``, which nobody may be reading yet.
+
+    HDF5 never touches the disk: it lays the file out in memory, with the features last, and they are then written
+    behind it as plain bytes. On a full disk, closing a file of HDF5's own can end in a segmentation fault.
 
     Args:
         path: A temporary name.
@@ -236,44 +240,55 @@ def write_shard(
         spec: What the features are the features of.
         software: Versions and engine, for the record.
         rows: The videos in the order of their frames.
-        read_features: Gives at most so many bytes of the concatenated features, in order, as a file does.
+        features: Gives the bytes of the concatenated features, in order.
         timestamps_ms: Of all frames ``(num_frames,)``.
 
     Raises:
         OSError: The disk refused.
     """
+    layout, offset = _lay_out(name, spec, software, rows, timestamps_ms)
+    left = sum(row.length for row in rows) * math.prod(spec.feature_shape) * np.dtype(spec.dtype).itemsize
+    with path.open("wb") as stream:
+        stream.write(layout[:offset])
+        while left:
+            block = features.read(min(left, _COPY_BYTES))
+            if not block:
+                raise OSError(errno.EIO, "the features of some frames are gone from the temporary file", str(path))
+            stream.write(block)
+            left -= len(block)
+
+
+def _lay_out(
+    name: str,
+    spec: Spec,
+    software: Mapping[str, str],
+    rows: Sequence[VideoRow],
+    timestamps_ms: NDArray[np.float64],
+) -> tuple[bytes, int]:
+    """The file up to its features, and the offset at which they begin; they end the file."""
     num_frames = sum(row.length for row in rows)
-    frame_bytes = math.prod(spec.feature_shape) * np.dtype(spec.dtype).itemsize
-    step = max(1, _COPY_BYTES // frame_bytes)
     lengths = np.array([row.length for row in rows], np.int64)
     index, ledger = _pack_index(rows, np.cumsum(lengths) - lengths), _pack_ledger(rows)
     spec_json, software_json = json.dumps(spec.to_dict()).encode(), json.dumps(dict(software)).encode()
-    try:
-        with h5py.File(
-            path, "w", libver="earliest", locking=False, alignment_threshold=1, alignment_interval=_ALIGNMENT_BYTES
-        ) as file:
-            features = file.create_dataset("features", (num_frames, *spec.feature_shape), spec.dtype)
-            for begin in range(0, num_frames, step):
-                count = min(step, num_frames - begin)
-                block = np.frombuffer(read_features(count * frame_bytes), spec.dtype)
-                features[begin : begin + count] = block.reshape(count, *spec.feature_shape)
-            file.create_dataset("timestamps_ms", data=timestamps_ms)
-            file.create_dataset("index", data=index)
-            file.create_dataset("ledger", data=ledger)
-            extents = _extent_of(file["features"]), _extent_of(file["timestamps_ms"])
-            file.attrs["format_version"] = FORMAT_VERSION
-            for attribute, text in {
-                "spec": spec_json,
-                "software": software_json,
-                "shard": name.encode(),
-                "index_digest": _index_digest(name, spec_json, *extents, index).encode(),
-                "ledger_digest": _ledger_digest(software_json, ledger).encode(),
-            }.items():
-                file.attrs[attribute] = np.bytes_(text)
-            file.flush()
-    except (OSError, RuntimeError) as error:  # HDF5 tells a full disk in a page of text, or only when it closes
-        number = getattr(error, "errno", None) or errno.EIO
-        raise OSError(number, os.strerror(number), str(path)) from error
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", libver="earliest", alignment_threshold=1, alignment_interval=_ALIGNMENT_BYTES) as file:
+        features = file.create_dataset("features", (num_frames, *spec.feature_shape), spec.dtype)
+        file.create_dataset("timestamps_ms", data=timestamps_ms)
+        file.create_dataset("index", data=index)
+        file.create_dataset("ledger", data=ledger)
+        extents = _extent_of(features), _extent_of(file["timestamps_ms"])
+        file.attrs["format_version"] = FORMAT_VERSION
+        for attribute, text in {
+            "spec": spec_json,
+            "software": software_json,
+            "shard": name.encode(),
+            "index_digest": _index_digest(name, spec_json, *extents, index).encode(),
+            "ledger_digest": _ledger_digest(software_json, ledger).encode(),
+        }.items():
+            file.attrs[attribute] = np.bytes_(text)
+        features[:1] = 0  # the first write gives a dataset its place: behind all the others
+        offset = features.id.get_offset()
+    return memory.getvalue(), offset
 
 
 def _index_digest(name: str, spec: bytes, features: Extent, timestamps: Extent, index: NDArray[np.void]) -> str:

@@ -160,7 +160,7 @@ class ShardWriter:
         timestamps_ms = np.concatenate([times for _, pieces in self._videos.values() for times in pieces])
         self._spool.seek(0)
         try:
-            write_shard(partial, name, self.spec, self._software, rows, self._spool.read, timestamps_ms)
+            write_shard(partial, name, self.spec, self._software, rows, self._spool, timestamps_ms)
             self._last_shard += 1  # also when this fails: it may be visible all the same
             publish(partial, self.folder / name)
         finally:

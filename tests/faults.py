@@ -158,8 +158,6 @@ def _run(request: dict[str, Any]) -> None:
 
 def _install(fault: Fault) -> None:
     """Puts a counted point before every operation that changes files."""
-    import h5py
-
     from framecache.cache import ledger, sealed
 
     count = 0
@@ -168,7 +166,7 @@ def _install(fault: Fault) -> None:
     def due(name: str, path: str) -> bool:
         """Counts an operation; whether it is the one that goes wrong."""
         nonlocal count
-        if not path.startswith(fault.folder):
+        if not path.startswith(fault.folder) or "/.locks/" in path:  # who holds a lock is only told
             return False
         count += 1
         if trace is not None:
@@ -183,14 +181,12 @@ def _install(fault: Fault) -> None:
         number = getattr(errno, fault.action)
         raise OSError(number, os.strerror(number), path)
 
-    def wrap(owner: Any, name: str, path_of: Callable[[Any], str], instead: bool = True) -> None:
+    def wrap(owner: Any, name: str, path_of: Callable[[Any], str]) -> None:
         original = getattr(owner, name)
 
         def wrapped(first: Any, *arguments: Any, **options: Any) -> Any:
             path = path_of(first)
             if due(name, path):
-                if not instead:  # a failing close closes all the same
-                    original(first, *arguments, **options)
                 fail(path)
             return original(first, *arguments, **options)
 
@@ -199,20 +195,48 @@ def _install(fault: Fault) -> None:
     def path_of_descriptor(descriptor: int) -> str:
         return os.readlink(f"/proc/self/fd/{descriptor}")
 
-    def path_of_file(file: Any) -> str:
-        return file.filename if file and file.mode == "r+" else ""
-
-    def path_of_object(group: Any) -> str:
-        return path_of_file(group.file)
-
     wrap(os, "mkdir", os.fspath)
     wrap(os, "unlink", os.fspath)
     wrap(os, "replace", os.fspath)
     wrap(os, "fsync", path_of_descriptor)
-    wrap(h5py.Group, "create_dataset", path_of_object)
-    wrap(h5py.Dataset, "__setitem__", path_of_object)
-    wrap(h5py.File, "flush", path_of_file)
-    wrap(h5py.File, "close", path_of_file, instead=fault.action == "kill")
+
+    class Written:
+        """A file that is being written; each step is an operation."""
+
+        def __init__(self, stream: Any, path: str) -> None:
+            self._stream, self._path = stream, path
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            failing = due("close", self._path)
+            if fault.action != "kill":  # a failing close closes all the same
+                self._stream.close()
+            if failing:
+                fail(self._path)
+            self._stream.close()
+
+        def write(self, data: Any) -> int:
+            if due("write", self._path):
+                if fault.action == "kill":  # half of it reaches the disk
+                    self._stream.write(data[: len(data) // 2])
+                    self._stream.flush()
+                fail(self._path)
+            written: int = self._stream.write(data)
+            self._stream.flush()
+            return written
+
+    open_path = Path.open
+
+    def opened(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if not mode.startswith("w"):
+            return open_path(path, mode, *arguments, **options)
+        if due("open", str(path)):
+            fail(str(path))
+        return Written(open_path(path, mode, *arguments, **options), str(path))
+
+    Path.open = opened  # type: ignore[assignment,method-assign]
 
     append = ledger.append_lines
 

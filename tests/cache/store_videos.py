@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -51,3 +52,7 @@ def add(writer: ShardWriter, video_id: str, length: int) -> None:
 
 def main() -> int:
     return run(app)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

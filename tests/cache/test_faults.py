@@ -7,6 +7,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from tests.faults import Fault, Launcher, operations
 
 from .store_videos import ALL, COPY, FAILED, LENGTHS, SPEC
 
-SEAL = ["create_dataset", "__setitem__", "create_dataset", "flush", "close", "fsync", "replace", "fsync"]
+SEAL = ["open", "write", "close", "fsync", "replace", "fsync", "unlink", "append"]
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,38 @@ def test_a_failing_disk_is_one_line_and_hides_nothing(
         assert_nothing_half(cache)
         assert run(launcher, cache) == (0, "")
         assert_complete(cache)
+
+
+REAL_DISK = """
+set -u
+mount -t tmpfs -o size=32k none "$1"
+python=$2
+"$python" -m store_videos "$1/features"; echo "full: $?"
+mount -o remount,size=1m "$1"
+mount -o remount,ro "$1"
+"$python" -m store_videos "$1/features"; echo "read-only: $?"
+mount -o remount,rw "$1"
+"$python" -m store_videos "$1/features"; echo "mended: $?"
+cp -r "$1/features" "$3"
+"""
+
+
+def test_a_disk_that_is_really_full_and_one_that_is_really_read_only(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    arguments = [str(tmp_path / "disk"), sys.executable, str(tmp_path / "copy")]
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", REAL_DISK, "sh", *arguments],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "mount:" in done.stderr or "unshare:" in done.stderr:
+        pytest.skip(f"this system lets nobody mount a file system: {done.stderr}")
+    assert done.stdout.splitlines() == ["full: 1", "read-only: 2", "mended: 0"]
+    full, read_only = done.stderr.splitlines()
+    assert full.startswith("error: ")
+    assert "No space left on device" in full
+    assert read_only.startswith("error: cache ")
+    assert "Read-only file system" in read_only
+    assert_complete(tmp_path / "copy")
