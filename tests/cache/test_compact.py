@@ -160,7 +160,7 @@ EVENT = st.one_of(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(history=st.lists(EVENT, min_size=2, max_size=14))
 def test_no_compaction_in_any_history_changes_what_is_read(
     history: list[tuple[str, Any]], spec: Spec, add_video: AddVideo
@@ -313,7 +313,6 @@ def test_a_repair_killed_anywhere_loses_no_whole_video_and_can_be_run_again(
         repair_set(cache)
         assert contents(cache / spec.name, spec) == whole
         assert rows(cache / spec.name, spec)["b"].status == "failed"
-        assert verify(cache / spec.name, spec).ok
 
     assert killed_everywhere(repair_set, folder.parent, check, tmp_path) > 10
 
@@ -332,6 +331,19 @@ def test_open_features_outlive_the_removal_of_their_set(folder: Path, spec: Spec
         features["d"]  # of a shard that was not mapped yet
     with pytest.raises(FeatureSetNotFoundError):
         cache.remove(spec.name)
+
+
+def test_a_removal_that_another_writer_sweeps_up_meanwhile_is_one_all_the_same(
+    folder: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.rmtree
+
+    def swept_up(path: Path, **options: Any) -> None:
+        real(path)
+        real(path, **options)  # what we do comes too late
+
+    monkeypatch.setattr(shutil, "rmtree", swept_up)
+    assert open_cache(folder.parent).remove(spec.name) == spec.name
 
 
 def test_a_set_that_is_written_into_is_not_removed(folder: Path, spec: Spec) -> None:

@@ -263,6 +263,7 @@ def test_a_shard_that_crashes_or_hangs_its_reader_is_hurt_and_the_others_are_exa
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("framecache.cache.verify._WORKER", "odd_worker")
     monkeypatch.setattr("framecache.cache.verify._SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)  # one child for both shards
     flip(two_shards[1], read_shard(two_shards[1]).features.offset)
     begin = time.monotonic()
     result = verify(folder, spec)
