@@ -27,22 +27,14 @@ from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
 from framecache.train.data import Sequences, channel_statistics, class_weights
 from framecache.train.metrics import classification_metrics, confusion_matrix, log_softmax
+from framecache.train.runs import RUN_FILE, Run
 from framecache.train.splits import LabeledVideos, split_videos
 
 if TYPE_CHECKING:
     from framecache.train.trainer import History
 
-RUN_FILE = "run.json"
 _SHOWN = 3  # hurt videos named in an error message
 GRID_DENSE = 64  # units of the projection that a flattened grid gets unless another is asked for
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished experiment: its folder and what its ``run.json`` says."""
-
-    folder: Path
-    record: Mapping[str, Any]
 
 
 def fit(feature_set: str, config: FitConfig, progress: bool = False) -> Run:
@@ -111,6 +103,7 @@ def _train(
         "config": _plain(asdict(config)),
         "feature_set": features.name,
         "fingerprint": features.fingerprint,
+        "spec": features.spec.to_dict(),
         "seed": config.seed,
         "classes": list(labeled.classes),
         "num_videos": {split: len(members) for split, members in sequences.items()},

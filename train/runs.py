@@ -1,0 +1,63 @@
+"""Runs: finished experiments on disk, and the features that they were trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from framecache.cache.errors import InputError
+from framecache.cache.reader import FeatureSet
+from framecache.cache.spec import Spec, require_same_spec
+from framecache.cache.store import open_cache
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished experiment: its folder and what its ``run.json`` says."""
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    def open_features(self, cache: str | Path = "features") -> FeatureSet:
+        """The feature set that this run was trained on.
+
+        Args:
+            cache: Folder of the cache to look into.
+
+        Raises:
+            InputError: The ``run.json`` holds no spec.
+            FeatureSetNotFoundError: The cache holds no feature set of that kind.
+            SpecMismatchError: It holds one, made under another spec; the message has the difference.
+        """
+        spec = Spec.from_dict(self.record.get("spec") or {}, str(self.folder / RUN_FILE))
+        store = open_cache(cache)
+        features = store[spec.name if spec.name in store.names() else spec.short_name]
+        require_same_spec(spec, features.spec, f"{self.folder} and {features.name}")
+        return features
+
+
+def open_run(folder: str | Path) -> Run:
+    """Opens a finished run.
+
+    Raises:
+        InputError: The folder holds none.
+
+    Example:
+        >>> run = open_run("runs/efficientnet-lite0.gap-lstm-seed0")  # doctest: +SKIP
+        >>> run.open_features("features").video_ids  # doctest: +SKIP
+    """
+    path = Path(folder) / RUN_FILE
+    if not path.is_file():
+        raise InputError(f"{folder}: expected the folder of a run, found no {RUN_FILE} in it")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); train the run again") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(record).__name__}; train the run again")
+    return Run(Path(folder), record)
