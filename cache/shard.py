@@ -164,17 +164,19 @@ def read_rows(path: Path) -> list[VideoRow]:
             raise ShardError(f"{path}: index has {len(index)} rows, ledger {len(ledger)}")
         rows = [
             VideoRow(
-                video_id=i["video_id"].decode(),
-                length=int(i["length"]),
-                digest=i["digest"].decode(),
-                source=row["source"].decode(),
-                source_digest=i["source_digest"].decode(),
-                source_stat=row["source_stat"].decode(),
-                frames_expected=None if row["frames_expected"] == UNKNOWN else int(row["frames_expected"]),
-                frames_decoded=int(row["frames_decoded"]),
-                warnings=tuple(str(warning) for warning in _json_list(row["warnings"])),
+                video_id=video_id.decode(),
+                length=length,
+                digest=digest.decode(),
+                source=source.decode(),
+                source_digest=source_digest.decode(),
+                source_stat=source_stat.decode(),
+                frames_expected=None if expected == UNKNOWN else expected,
+                frames_decoded=decoded,
+                warnings=tuple(str(warning) for warning in _json_list(warnings)),
             )
-            for i, row in zip(index, ledger, strict=True)
+            for (video_id, _, length, digest, source_digest), (source, source_stat, expected, decoded, warnings) in zip(
+                index.tolist(), ledger.tolist(), strict=True
+            )
         ]
         expected = _text_attribute(file, "ledger_digest", path).decode()
         if _ledger_digest(_text_attribute(file, "software", path), ledger) != expected:
