@@ -130,10 +130,12 @@ class Extractions:
         return now
 
     def assert_complete(self, cache: str) -> None:
-        assert self.visible(cache) == self.digests
+        visible = self.visible(cache)
+        assert visible == self.digests, sorted(visible.items() ^ self.digests.items())
         for features in self.sets(cache):
             statuses = [row.status for row in features.ledger().values()]
-            assert [statuses.count(status) for status in ("ok", "duplicate", "failed")] == [NUM_VIDEOS, 1, 1]
+            counts = [statuses.count(status) for status in ("ok", "duplicate", "failed")]
+            assert counts == [NUM_VIDEOS, 1, 1], features.ledger()
             left = {path.name for path in features.folder.iterdir()} - {
                 path.name for path in list_shards(features.folder)
             }
