@@ -35,7 +35,7 @@ class Spec:
         default_tap: Whether that is the layer taken when none is named (then it is not in the set's name).
         preprocessing: Resize, crop, interpolation and normalisation, each by name.
         sampling: ``all``, ``fps=N``, ``every=N`` or ``num=N``.
-        reduction: ``gap``, ``gmp``, ``gap+gmp`` or ``grid``.
+        reduction: What became of the feature maps, as :mod:`framecache.cache.reductions` reads it.
         feature_shape: Shape of one frame's features, ``(D,)`` or ``(h, w, C)``.
         dtype: Stored dtype, one of :data:`DTYPES`.
         precision: Precision of the forward pass, ``float32`` or ``mixed_float16``.

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framecache.cache.errors import InputError
+from framecache.cache.reductions import parse_reduction
 from framecache.cache.sampling import parse_sampling
 from framecache.extract.backbones import DEFAULT_BACKBONE
 from framecache.extract.engines import ENGINE_NAMES
 from framecache.extract.limits import Limits
-from framecache.extract.reductions import check_reduction
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ExtractConfig:
         weights: A file of weights, or random; by default ImageNet's.
         preprocessing: For a CNN of one's own, the keras.applications module whose preprocess_input it wants.
         tap: Layers whose feature maps are taken; by default the last map.
-        reduce: Reductions, each a feature set of its own: gap, gmp, gap+gmp, grid.
+        reduce: Reductions, each a feature set of its own: gap, gmp, gap+gmp, gem, grid, gap.random=256, ….
         sample: Which frames: all, fps=N, every=N, num=N.
         dtype: Stored dtype.
         engine: What runs the CNN.
@@ -67,8 +67,8 @@ class ExtractConfig:
         parse_sampling(self.sample)
         if not self.reduce:
             raise InputError("--reduce: expected at least one reduction, found none")
-        for name in self.reduce:
-            check_reduction(name)
+        for text in self.reduce:
+            parse_reduction(text)
         if self.engine not in ENGINE_NAMES:
             raise InputError(f"--engine {self.engine!r}: expected one of {', '.join(ENGINE_NAMES)}")
         positive = {

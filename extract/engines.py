@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError
 from framecache.cache.quiet import quiet_stderr
+from framecache.cache.reductions import Reduction
 from framecache.extract.backbones import Backbone
 from framecache.extract.reductions import reduce_maps
 
 ENGINE_NAMES = ("auto", "tensorflow", "litert")
-Output = tuple[str, str]  # tap, reduction
+Output = tuple[str, Reduction]  # tap, and what becomes of its map
 
 
 class Engine(Protocol):

@@ -22,6 +22,7 @@ from framecache.cache.folders import read_source
 from framecache.cache.ledger import append_journal
 from framecache.cache.manifest import Video
 from framecache.cache.reader import FeatureSet
+from framecache.cache.reductions import parse_reduction
 from framecache.cache.sampling import parse_sampling
 from framecache.cache.shard import VideoRow
 from framecache.cache.spec import Spec
@@ -32,7 +33,6 @@ from framecache.extract.config import ExtractConfig, ExtractReport
 from framecache.extract.decoder import DecoderPool, Finished, Frames
 from framecache.extract.engines import Engine, Output, make_engine
 from framecache.extract.plan import Job, Plan, make_plan
-from framecache.extract.reductions import feature_shape
 from framecache.extract.video import Clip, DecodeStats, Geometry
 
 _MANY_SHARDS = 4  # so many small ones are merged at the end of a run
@@ -57,7 +57,8 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
     if config.cache.exists() and not config.cache.is_dir():
         raise InputError(f"--cache {str(config.cache)!r}: expected a folder, found a file; choose another name")
     backbone = load_backbone(config.backbone, config.weights, config.preprocessing)
-    outputs = [(tap, reduction) for tap in config.tap or (backbone.default_tap,) for reduction in config.reduce]
+    reductions = [parse_reduction(text) for text in config.reduce]
+    outputs = [(tap, reduction) for tap in config.tap or (backbone.default_tap,) for reduction in reductions]
     outputs = list(dict.fromkeys(outputs))
     specs = _resolve_specs(backbone, outputs, config)
     cache = Cache(config.cache)
@@ -93,8 +94,8 @@ def _resolve_specs(backbone: Backbone, outputs: Sequence[Output], config: Extrac
             default_tap=tap == backbone.default_tap,
             preprocessing=backbone.preprocessing,
             sampling=str(parse_sampling(config.sample)),
-            reduction=reduction,
-            feature_shape=feature_shape(reduction, shapes[tap]),
+            reduction=str(reduction),
+            feature_shape=reduction.feature_shape(shapes[tap]),
             dtype=config.dtype,
         )
         for tap, reduction in outputs

@@ -78,7 +78,10 @@ def test_a_single_video_and_a_folder_of_images_are_sources(here: Path, capsys: p
         (["double.csv"], "double.csv: duplicate video_id 'clips/a/one.mp4'"),
         (["good.csv", "--backbone", "mobilnetv2"], "no such network; did you mean"),
         (["good.csv", *TINY, "--tap", "erly"], "no such layer; did you mean early"),
-        (["good.csv", *TINY, "--reduce", "mean"], "--reduce 'mean': expected one of gap, gmp, gap+gmp, grid"),
+        (
+            ["good.csv", *TINY, "--reduce", "mean"],
+            "--reduce 'mean': expected one of gap, gmp, gap+gmp, gem, gem=P, grid",
+        ),
         (["good.csv", *TINY, "--sample", "4"], "--sample '4': expected all, fps=N, every=N or num=N"),
         (["good.csv", *TINY, "--dtype", "int8"], 'Invalid value "int8" for --dtype'),
         (["good.csv", "--redcue", "gap"], "Unknown option: --redcue. Did you mean --reduce?"),
