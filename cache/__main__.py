@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
 from framecache.cache.compact import compact
+from framecache.cache.derive import DeriveConfig, derive
 from framecache.cache.errors import FramecacheError, InputError
 from framecache.cache.folders import natural_key
 from framecache.cache.reader import FeatureSet, list_shards
@@ -161,6 +162,39 @@ def _print_verification(result: Verification) -> None:
         print("moved aside; run the same extraction again: it computes exactly these videos")
     elif not result.ok:
         print(f"framecache verify {result.name} --repair moves the hurt shards aside")
+
+
+@app.command(name="derive")
+def derive_set(
+    name: SetName,
+    /,
+    *,
+    config: Annotated[DeriveConfig | None, Parameter(name="*", consume_multiple=True)] = None,
+    json: AsJson = False,
+) -> int:
+    """Make a feature set from a cached one: no CNN, no decoding.
+
+    Example: framecache derive efficientnet-lite0.gap --pca 256 --whiten --manifest videos/manifest.csv
+    """
+    with tqdm(desc="derive", unit="frame", unit_scale=True, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            if done < bar.n:  # another pass
+                bar.reset()
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = derive(name, config or DeriveConfig(), show)
+    if json:
+        _print_json(report.to_json())
+    else:
+        print(report.feature_set)
+        print(
+            f"{report.num_videos} videos: {report.derived} derived, {report.cached} cached, {len(report.failed)} failed"
+        )
+        if report.explained_variance is not None:
+            print(f"explained variance {report.explained_variance:.4f}, fitted on {report.fitted_videos} train videos")
+    return SOME_FAILED if report.failed else OK
 
 
 @app.command(name="compact")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from framecache.cache.derivation import quantisation, read_derivation
 from framecache.cache.errors import FeatureSetNotFoundError, InputError, ShardError, VideoNotFoundError
 from framecache.cache.ledger import LedgerRow, read_journal
 from framecache.cache.sealed import sealed_shards
@@ -65,6 +66,9 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         self._without = frozenset(without)
         self._maps: OrderedDict[tuple[Path, str], NDArray[Any]] = OrderedDict()
         self._view = _read_view(folder, spec, self._without)
+        self._quantisation: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+        if spec.dtype == "uint8":
+            self._quantisation = quantisation(read_derivation(folder, spec.lineage or {}).arrays)
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.feature_shape))
@@ -80,13 +84,29 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         return video_id in self._view.rows
 
     def __getitem__(self, video_id: str) -> NDArray[Any]:
-        """Features of one video, a read-only memory-mapped view ``(T, *feature_shape)``.
+        """Features of one video, ``(T, *feature_shape)``: a read-only memory-mapped view, or float32 of a uint8 set.
+
+        Raises:
+            VideoNotFoundError: No features are stored for it.
+            ShardError: Its shard has vanished.
+        """
+        return self.decode(self.stored(video_id))
+
+    def stored(self, video_id: str) -> NDArray[Any]:
+        """As it is stored, a read-only memory-mapped view ``(T, *feature_shape)`` also of a uint8 set.
 
         Raises:
             VideoNotFoundError: No features are stored for it.
             ShardError: Its shard has vanished.
         """
         return self._rows_of(video_id, "features")
+
+    def decode(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Some stored rows as features: the very same, or float32 of a uint8 set."""
+        if self._quantisation is None:
+            return rows
+        offset, scale = self._quantisation
+        return rows * scale + offset
 
     def timestamps_ms(self, video_id: str) -> NDArray[np.float64]:
         """Presentation time of each stored frame in its source, in milliseconds, ``(T,)``.
@@ -135,7 +155,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             max_len: Frames beyond this many are left out; by default none are.
 
         Returns:
-            The batch ``(B, T, *feature_shape)`` in the stored dtype, ``T`` the longest length in it, and the
+            The batch ``(B, T, *feature_shape)`` in :attr:`dtype`, ``T`` the longest length in it, and the
             lengths ``(B,)``.
 
         Raises:
@@ -144,11 +164,11 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         """
         if max_len is not None and max_len < 1:
             raise InputError(f"max_len: expected at least 1, found {max_len}")
-        views = [self[video_id][:max_len] for video_id in video_ids]
+        views = [self.stored(video_id)[:max_len] for video_id in video_ids]
         lengths = np.array([len(view) for view in views], np.int64)
         batch = np.zeros((len(views), int(lengths.max(initial=0)), *self.feature_shape), self.dtype)
         for row, view in zip(batch, views, strict=True):
-            row[: len(view)] = view
+            row[: len(view)] = self.decode(view)
         return batch, lengths
 
     @property
@@ -173,8 +193,8 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Stored dtype."""
-        return np.dtype(self.spec.dtype)
+        """Of the features that are read: the stored dtype, or float32 of a uint8 set."""
+        return np.dtype("float32" if self._quantisation is not None else self.spec.dtype)
 
     @property
     def num_frames(self) -> int:

@@ -13,12 +13,13 @@ from framecache.cache.errors import InputError, SpecMismatchError
 from framecache.cache.fingerprint import FINGERPRINT_CHARS, canonical_json, fingerprint
 
 FORMAT_VERSION = 1
-DTYPES = ("float16", "float32")
+DTYPES = ("float16", "float32", "uint8")
 _FIELD_KINDS: dict[str, type] = {
     **dict.fromkeys(("backbone", "weights", "tap", "sampling", "reduction", "dtype", "precision"), str),
     "default_tap": bool,
     "preprocessing": dict,
     "format_version": int,
+    "lineage": dict,
 }
 _MAX_PART = 64  # of a name, which must not be longer than a folder's may be; the fingerprint tells sets apart
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.,=+-]")
@@ -40,6 +41,8 @@ class Spec:
         dtype: Stored dtype, one of :data:`DTYPES`.
         precision: Precision of the forward pass, ``float32`` or ``mixed_float16``.
         format_version: Version of the shard format.
+        lineage: Of a derived set its parents, steps, the digest of their arrays and what they were fitted on;
+            None of an extracted one.
 
     Raises:
         InputError: A field has a value that no feature set can have.
@@ -56,6 +59,7 @@ class Spec:
     dtype: str = "float16"
     precision: str = "float32"
     format_version: int = FORMAT_VERSION
+    lineage: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -69,8 +73,11 @@ class Spec:
             raise InputError(f"feature_shape: expected positive sizes, found {self.feature_shape}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain JSON values."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        """The spec as plain JSON values; ``lineage`` is left out where there is none."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.lineage is None:
+            del values["lineage"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], origin: str = "spec") -> Spec:
@@ -84,6 +91,8 @@ class Spec:
             InputError: A field is missing, unknown or of the wrong kind.
         """
         names = {field.name for field in fields(cls)}
+        if isinstance(values, Mapping) and "lineage" not in values:
+            names.remove("lineage")
         if not isinstance(values, Mapping) or set(values) != names:
             found = sorted(set(values) ^ names) if isinstance(values, Mapping) else type(values).__name__
             raise InputError(f"{origin}: not a spec of format version {FORMAT_VERSION}; fields that differ: {found}")
@@ -91,12 +100,13 @@ class Spec:
         if not isinstance(shape, list) or not all(type(size) is int for size in shape):
             raise InputError(f"{origin}: feature_shape: expected a list of integers, found {shape!r}")
         for name, kind in _FIELD_KINDS.items():
-            if not isinstance(values[name], kind):
+            if name in names and not isinstance(values[name], kind):
                 raise InputError(f"{origin}: {name}: expected {kind.__name__}, found {values[name]!r}")
-        try:
-            canonical_json(values["preprocessing"])
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{origin}: preprocessing: {error}") from error
+        for name in ("preprocessing", "lineage"):
+            try:
+                canonical_json(values.get(name, {}))
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{origin}: {name}: {error}") from error
         try:
             return cls(**{**values, "feature_shape": tuple(shape)})
         except InputError as error:
@@ -109,10 +119,11 @@ class Spec:
 
     @property
     def short_name(self) -> str:
-        """``<backbone>[@tap].<reduction>[.<sampling>]``: the name without the fingerprint."""
+        """``<backbone>[@tap].<reduction>[.uint8][.<sampling>]``: the name without the fingerprint."""
         tap = "" if self.default_tap else f"@{folder_name(self.tap)}"
         sampling = "" if self.sampling == "all" else f".{folder_name(self.sampling)}"
-        return f"{folder_name(self.backbone)}{tap}.{folder_name(self.reduction)}{sampling}"
+        dtype = ".uint8" if self.dtype == "uint8" else ""
+        return f"{folder_name(self.backbone)}{tap}.{folder_name(self.reduction)}{dtype}{sampling}"
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from framecache.cache.derivation import ARRAYS_FILE
 from framecache.cache.errors import FeatureSetNotFoundError, InputError, LockedError, ShardError
 from framecache.cache.journal import fsync_folder
 from framecache.cache.reader import FeatureSet, list_shards
@@ -83,8 +84,12 @@ class Cache(Mapping[str, FeatureSet]):
         has = f"did you mean {', '.join(near)}?" if near else f"it holds {', '.join(names) or 'none yet'}"
         raise FeatureSetNotFoundError(f"no feature set {name!r} in {self.folder}: {has}")
 
-    def create(self, spec: Spec) -> Path:
+    def create(self, spec: Spec, arrays: bytes | None = None) -> Path:
         """The folder of the feature set of this spec, made empty if it is not there.
+
+        Args:
+            spec: Of the feature set.
+            arrays: Of a derived set, the content of its ``arrays.npz``.
 
         Raises:
             InputError: The folder cannot be written, or is a link.
@@ -95,9 +100,10 @@ class Cache(Mapping[str, FeatureSet]):
         if not (folder / SPEC_FILE).exists():
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                partial = folder / f".{SPEC_FILE}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
-                partial.write_text(json.dumps(spec.to_dict(), indent=2) + "\n", encoding="utf-8")
-                publish(partial, folder / SPEC_FILE)
+                if arrays is not None:
+                    _publish_bytes(folder / ARRAYS_FILE, arrays)
+                # Last, since a folder with a spec is a feature set.
+                _publish_bytes(folder / SPEC_FILE, (json.dumps(spec.to_dict(), indent=2) + "\n").encode())
                 fsync_folder(self.folder)
             except OSError as error:
                 raise _unwritable(self.folder, error) from error
@@ -210,6 +216,12 @@ def _refuse_links(*paths: Path) -> None:
             raise InputError(
                 f"{path}: is a link; a cache holds its own files only, so remove it, or link the whole cache"
             )
+
+
+def _publish_bytes(path: Path, content: bytes) -> None:
+    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+    partial.write_bytes(content)
+    publish(partial, path)
 
 
 def _unwritable(folder: Path, error: OSError) -> InputError:

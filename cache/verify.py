@@ -13,7 +13,8 @@ from typing import Any
 
 from framecache.cache.child import Child
 from framecache.cache.compact import copy_video
-from framecache.cache.errors import InputError
+from framecache.cache.derivation import ARRAYS_FILE, read_derivation
+from framecache.cache.errors import InputError, ShardError
 from framecache.cache.journal import fsync_folder
 from framecache.cache.ledger import LedgerRow, append_journal, last_number
 from framecache.cache.reader import FeatureSet, list_shards
@@ -86,7 +87,7 @@ def repair(folder: Path, spec: Spec, progress: Callable[[int], object] | None = 
     """
     examined = _examine_all(folder, spec, progress)
     result = _summarise(folder, spec, examined)
-    if result.ok:
+    if result.ok or ARRAYS_FILE in result.errors:
         return result
     features = _without_unreadable(folder, spec, examined, result.errors)
     for info in features.shards:
@@ -142,6 +143,13 @@ def _summarise(folder: Path, spec: Spec, examined: Mapping[str, _Examined]) -> V
             result.errors[name] = found.error
         elif found.hurt:
             result.errors[name] = f"{folder / name}: {len(found.hurt)} of its {len(found.videos)} videos are hurt"
+    if spec.lineage is not None:
+        try:
+            read_derivation(folder, spec.lineage)
+        except ShardError as error:  # nothing of the set can be trusted, or repaired, without them
+            result.errors = {ARRAYS_FILE: str(error)}
+            result.hurt = [video_id for found in examined.values() for video_id in found.videos]
+            return result
     # Twice, since a compaction says that a shard goes before it does.
     for name in sorted(sealed_shards(folder)):
         if not os.path.lexists(folder / name) and name in sealed_shards(folder):

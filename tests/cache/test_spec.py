@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ OTHER_VALUES = {
     "feature_shape": (5,),
     "dtype": "float32",
     "precision": "mixed_float16",
+    "lineage": {"parents": ["77c0"], "steps": [{"op": "l2"}]},
 }
 SPECS = st.builds(
     Spec,
@@ -41,7 +42,8 @@ SPECS = st.builds(
     sampling=st.sampled_from(["all", "fps=4", "num=32"]),
     reduction=st.sampled_from(["gap", "gmp", "gap+gmp", "grid"]),
     feature_shape=st.lists(st.integers(1, 10**6), min_size=1, max_size=3).map(tuple),
-    dtype=st.sampled_from(["float16", "float32"]),
+    dtype=st.sampled_from(["float16", "float32", "uint8"]),
+    lineage=st.none() | st.just({"parents": ["77c0"], "steps": []}),
 )
 
 
@@ -101,13 +103,21 @@ def test_a_spec_survives_its_json(spec: Spec) -> None:
 def test_to_dict_holds_plain_json_values(spec: Spec) -> None:
     values = spec.to_dict()
     assert values["feature_shape"] == [4]
-    assert list(values) == [field.name for field in fields(Spec)]
+    assert list(values) == [field.name for field in fields(Spec) if field.name != "lineage"]
+
+
+def test_an_extracted_set_has_no_lineage_and_a_derived_one_keeps_it(spec: Spec) -> None:
+    assert "lineage" not in spec.to_dict()
+    derived = replace(spec, lineage=OTHER_VALUES["lineage"])
+    assert Spec.from_dict(derived.to_dict()) == derived
+    with pytest.raises(InputError, match="lineage: expected dict, found 5"):
+        Spec.from_dict({**spec.to_dict(), "lineage": 5})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dtype": "float64"}, r"dtype: expected one of float16, float32, found 'float64'"),
+        ({"dtype": "float64"}, r"dtype: expected one of float16, float32, uint8, found 'float64'"),
         ({"feature_shape": ()}, r"feature_shape: expected positive sizes, found \(\)"),
         ({"feature_shape": (4, 0)}, r"feature_shape: expected positive sizes, found \(4, 0\)"),
         ({"feature_shape": (-1,)}, r"feature_shape: expected positive sizes, found \(-1,\)"),

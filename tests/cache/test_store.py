@@ -194,7 +194,7 @@ def edited(**changes: Any) -> Callable[[str], str]:
         (edited(sampling="fps=8"), r"its spec is that of efficientnet-lite0\.gap\.fps=8-.*; was it edited or moved\?"),
         (edited(weights="77c0" * 16), r"its spec is that of efficientnet-lite0\.gap-.*; was it edited or moved\?"),
         (edited(surprise=1), r"not a spec of format version 1; fields that differ: \['surprise'\]"),
-        (edited(dtype="float64"), "dtype: expected one of float16, float32, found 'float64'"),
+        (edited(dtype="float64"), "dtype: expected one of float16, float32, uint8, found 'float64'"),
         (edited(format_version=2), "format version 2: this framecache reads version 1"),
         (edited(backbone=5), "backbone"),
         (edited(preprocessing={"mean": float("nan")}), "preprocessing"),

@@ -1,0 +1,207 @@
+"""A derivation: the steps that turn the rows of one feature set into those of another, and their arrays.
+
+The arrays (matrices, means, scales) lie beside the derived set's spec as ``arrays.npz``; their digest is in the
+spec, so that other arrays are another feature set.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framecache.cache.errors import InputError, ShardError
+from framecache.cache.fingerprint import digest_parts
+from framecache.cache.reductions import parse_reduction, pool_maps
+
+ARRAYS_FILE = "arrays.npz"
+_L2_EPSILON = 1e-12
+_LEVELS = 255  # of 8 bits
+
+Step = Mapping[str, Any]  # ``op`` and its options, as plain JSON values
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """Steps in order, and the arrays that they need.
+
+    Attributes:
+        steps: ``{"op": "reduce", "reduction": …}``, ``{"op": "pca", "dim": …, "whiten": …}``,
+            ``{"op": "random", "dim": …, "seed": …}``, ``{"op": "dense", "units": …}``, ``{"op": "l2"}`` or
+            ``{"op": "uint8", "clip": …}``.
+        arrays: By name; those of step 2 begin with ``2.``.
+        fitted_on: Videos that the arrays were fitted on, in order; empty where nothing is fitted.
+        fitted_frames: Their frames.
+    """
+
+    steps: Sequence[Step]
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    fitted_on: tuple[str, ...] = ()
+    fitted_frames: int = 0
+
+    def digest(self) -> str:
+        """Of all arrays, 32 hexadecimal characters."""
+        parts: list[bytes] = []
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]
+        return digest_parts(*parts)
+
+    def apply(self, rows: NDArray[Any], num_steps: int | None = None) -> NDArray[np.float32]:
+        """The rows after the first ``num_steps`` steps, by default all but a last ``uint8``.
+
+        Args:
+            rows: ``(n, *shape)`` of any real dtype; computed in float32.
+            num_steps: How many steps are applied.
+        """
+        found = rows.astype(np.float32)
+        for number, step in enumerate(self.steps[:num_steps]):
+            if step["op"] == "reduce":
+                found = pool_maps(parse_reduction(step["reduction"]), found)
+            elif step["op"] == "l2":
+                norms = np.sqrt(np.einsum("ij,ij->i", *[found.reshape(len(found), -1)] * 2, dtype=np.float64))
+                found = found / np.maximum(norms, _L2_EPSILON).astype(np.float32).reshape(-1, *[1] * (found.ndim - 1))
+            elif step["op"] != "uint8":
+                found = self._project(number, found.reshape(len(found), -1))
+        return found
+
+    def store(self, rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+        """Applied rows in the dtype that is stored; uint8 by the last step's affine map, clipped to its range."""
+        if dtype != "uint8":
+            with np.errstate(over="ignore"):  # an overflow becomes inf, which fails its video with a reason
+                stored: NDArray[Any] = rows.astype(dtype)
+            return stored
+        offset, scale = quantisation(self.arrays)
+        levels: NDArray[np.float32] = np.clip(np.rint((rows - offset) / scale), 0, _LEVELS)
+        return levels.astype(np.uint8)
+
+    def _project(self, number: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        mean, bias = self.arrays.get(f"{number}.mean"), self.arrays.get(f"{number}.bias")
+        if mean is not None:
+            rows = rows - mean
+        projected: NDArray[np.float32] = rows @ self.arrays[f"{number}.matrix"]
+        if bias is not None:
+            projected = projected + bias
+        return np.maximum(projected, 0) if self.steps[number].get("activation") == "relu" else projected
+
+    def to_bytes(self) -> bytes:
+        """The content of ``arrays.npz``."""
+        buffer = io.BytesIO()
+        names = np.array([video_id.encode() for video_id in self.fitted_on], np.bytes_)
+        np.savez(buffer, fitted_on=names, fitted_frames=np.int64(self.fitted_frames), **self.arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+
+def read_derivation(folder: Path, lineage: Mapping[str, Any]) -> Derivation:
+    """The derivation of the feature set in this folder.
+
+    Raises:
+        ShardError: Its arrays are missing, damaged, or others than its spec says.
+    """
+    path = folder / ARRAYS_FILE
+    try:
+        if not path.is_file() or path.is_symlink():
+            raise FileNotFoundError("no such file")
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        fitted_on = tuple(raw.decode() for raw in arrays.pop("fitted_on").tolist())
+        found = Derivation(lineage["steps"], arrays, fitted_on, int(arrays.pop("fitted_frames")))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ShardError(f"{path}: cannot be read ({error}); restore it, or derive the feature set again") from error
+    if found.digest() != lineage.get("arrays") or fitted_digest(found.fitted_on) != lineage.get("fitted_on"):
+        raise ShardError(f"{path}: its arrays are not the ones that its spec names; restore it, or derive again")
+    return found
+
+
+def fitted_digest(video_ids: Sequence[str]) -> str:
+    """Of the names of the videos that something was fitted on; empty for none."""
+    return digest_parts(*(video_id.encode() for video_id in video_ids)) if video_ids else ""
+
+
+def quantisation(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Offset and scale per dimension of stored uint8 values ``q``: ``offset + scale * q``."""
+    return arrays["quantisation.offset"], arrays["quantisation.scale"]
+
+
+def fit_quantisation(low: NDArray[np.float32], high: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """The affine map of ``[low, high]`` onto 0 … 255, per dimension; its error is at most half a step within."""
+    scale = np.maximum((high.astype(np.float64) - low) / _LEVELS, np.finfo(np.float32).tiny)
+    return {"quantisation.offset": low.astype(np.float32), "quantisation.scale": scale.astype(np.float32)}
+
+
+class Moments:
+    """Mean and covariance of rows, one pass in float64; memory ``D²`` numbers.
+
+    Sums are taken about the first block's mean, so that a large mean costs no precision.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Takes some rows ``(n, D)``."""
+        values = rows.astype(np.float64)
+        if not self.count:
+            self._shift = values.mean(axis=0)
+            self._sum = np.zeros(values.shape[1])
+            self._products = np.zeros((values.shape[1], values.shape[1]))
+        values -= self._shift
+        self.count += len(values)
+        self._sum += values.sum(axis=0)
+        self._products += values.T @ values
+
+    def fit_pca(self, dim: int, whiten: bool) -> dict[str, NDArray[Any]]:
+        """Principal components: ``mean (D,)``, ``matrix (D, dim)``, ``explained (dim,)`` share of the variance.
+
+        As scikit-learn's ``PCA``: unbiased covariance, whitening to unit variance. Each component's largest weight
+        is positive.
+
+        Raises:
+            InputError: There are too few rows for so many components.
+        """
+        if self.count <= dim:
+            raise InputError(f"--pca {dim}: needs more than {dim} frames of the train split, found {self.count}")
+        mean = self._sum / self.count
+        covariance = (self._products - self.count * np.outer(mean, mean)) / (self.count - 1)
+        variances, vectors = np.linalg.eigh(covariance)
+        variances, vectors = variances[::-1][:dim], vectors[:, ::-1][:, :dim]
+        largest = np.abs(vectors).argmax(axis=0)
+        vectors = vectors * np.sign(vectors[largest, np.arange(dim)])
+        total = float(np.trace(covariance))
+        if whiten:
+            if variances[-1] <= max(total, 1e-300) * np.finfo(np.float32).eps / len(mean):
+                rank = int((variances > total * np.finfo(np.float32).eps / len(mean)).sum())
+                raise InputError(
+                    f"--pca {dim} --whiten: the train split varies in {rank} dimensions only; ask for those"
+                )
+            vectors = vectors / np.sqrt(variances)
+        return {
+            "mean": (self._shift + mean).astype(np.float32),
+            "matrix": np.ascontiguousarray(vectors, np.float32),
+            "explained": variances / total if total else variances,
+        }
+
+
+def step_shape(step: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of one frame's features after a step.
+
+    Raises:
+        InputError: The step does not fit that shape.
+    """
+    length = math.prod(shape)
+    if step["op"] == "reduce":
+        if len(shape) != 3:
+            raise InputError(f"--reduce {step['reduction']}: expected a grid set (h, w, C), found {shape}")
+        return parse_reduction(step["reduction"]).feature_shape(shape)
+    if step["op"] in ("pca", "random"):
+        if not 1 <= step["dim"] <= length:
+            raise InputError(f"--{step['op']} {step['dim']}: expected 1 to {length} dimensions, as the parent has")
+        return (step["dim"],)
+    return (step["units"],) if step["op"] == "dense" else shape
