@@ -132,21 +132,30 @@ def verify_sets(
 ) -> int:
     """Digest all stored features again and compare; status 1 if a single bit has changed."""
     store = open_cache(cache)
+    asked = [store.resolve(name) for name in names] or store.names()
     results = []
-    for name in [store.resolve(name) for name in names] or store.names():
-        folder = store.folder / name
-        with ExitStack() as stack:
-            if repair:
-                stack.enter_context(lock_for_writing(folder))
-            spec, total = read_spec(folder), sum(map(file_size, list_shards(folder)))
-            bar = stack.enter_context(tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None))
-            results.append((repair_set if repair else verify)(folder, spec, bar.update))
+    for name in asked:
+        try:
+            results.append(_verify_set(store.folder / name, repair))
+        except FramecacheError as error:
+            if len(asked) == 1:
+                raise
+            results.append(Verification(name, errors={name: str(error)}))  # it does not hide the others
     if json:
         _print_json([result.to_json() for result in results])
     else:
         for result in results:
             _print_verification(result)
     return OK if all(result.ok for result in results) else SOME_FAILED
+
+
+def _verify_set(folder: Path, repair: bool) -> Verification:
+    with ExitStack() as stack:
+        if repair:
+            stack.enter_context(lock_for_writing(folder))
+        spec, total = read_spec(folder), sum(map(file_size, list_shards(folder)))
+        bar = stack.enter_context(tqdm(desc=folder.name, total=total, unit="B", unit_scale=True, disable=None))
+        return (repair_set if repair else verify)(folder, spec, bar.update)
 
 
 def _print_verification(result: Verification) -> None:
@@ -208,13 +217,20 @@ def compact_sets(
     """Merge small shards into large ones; readers may go on reading."""
     if not 0 < shard_mb < float("inf"):
         raise InputError(f"--shard-mb {shard_mb:g}: expected a positive number")
-    store = open_cache(cache)
-    for name in [store.resolve(name) for name in names] or store.names():
+    store, status = open_cache(cache), OK
+    asked = [store.resolve(name) for name in names] or store.names()
+    for name in asked:
         folder = store.folder / name
-        with lock_for_writing(folder):
-            replaced = compact(folder, read_spec(folder), int(shard_mb * 1e6))
-            print(f"{name}: {replaced} shards merged, {len(list_shards(folder))} now")
-    return OK
+        try:
+            with lock_for_writing(folder):
+                replaced = compact(folder, read_spec(folder), int(shard_mb * 1e6))
+                print(f"{name}: {replaced} shards merged, {len(list_shards(folder))} now")
+        except FramecacheError as error:
+            if len(asked) == 1:
+                raise
+            print(f"error: {error}", file=sys.stderr)  # it does not keep the others as they are
+            status = SOME_FAILED
+    return status
 
 
 @app.command(name="rm")

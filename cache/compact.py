@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from framecache.cache.durable import fsync_folder
 from framecache.cache.errors import ShardError
-from framecache.cache.journal import fsync_folder
 from framecache.cache.reader import FeatureSet
 from framecache.cache.sealed import record_gone
 from framecache.cache.shard import ShardInfo, VideoRow, map_extent
@@ -57,7 +57,7 @@ def compact(folder: Path, spec: Spec, shard_bytes: int, min_shards: int = 0) -> 
     for group in groups.values():
         if len(group) == 1 and len(live[group[0].path]) == len(group[0].index):
             continue
-        with ShardWriter(folder, spec, group[0].software, shard_bytes, math.inf) as writer:
+        with ShardWriter(folder, spec, group[0].software, shard_bytes, math.inf, seal_on_interrupt=False) as writer:
             for info in group:
                 for place, row in live[info.path]:
                     copy_video(writer, info, place, row)

@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines: what was appended is durable, and a line that is torn or hurt is passed over.
+"""Files of JSON lines that only grow: what was appended is durable, a torn line is passed over, a hurt one found.
 
 Each line begins with a check sum of the rest of it: ``{"sum": "…", …}``.
 """
@@ -9,12 +9,19 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from stat import S_ISREG
+from typing import IO
 
 import xxhash
 
+from framecache.cache.durable import PARTIAL_SUFFIX, fsync_folder, publish
+from framecache.cache.errors import ShardError
+
+_MAX_BYTES = 1 << 30
+_TAIL_BYTES = 1 << 16
 _LINE = re.compile(rb'\{"sum": "([0-9a-f]{16})", (.*\})')
 
 
@@ -25,7 +32,7 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         OSError: The disk refused; the last line may be torn. Or something else has the name: nothing is written
             through a link, into a pipe or a device.
     """
-    lines = b"".join(_format(row) for row in rows)
+    lines = b"".join(_sum_up(json.dumps(row).encode()[1:]) for row in rows)
     created = not path.exists()
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o666)
@@ -33,11 +40,7 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with open(descriptor, "a+b") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        if size:
-            stream.seek(size - 1)
-            if stream.read(1) != b"\n":  # a writer died within its line: keep that line apart
-                lines = b"\n" + lines
+        _end_last_line(stream)
         stream.write(lines)
         stream.flush()
         os.fsync(stream.fileno())
@@ -45,28 +48,64 @@ def append_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         fsync_folder(path.parent)
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The JSON objects of the file, whole but not parsed; none when it is not there.
+def _end_last_line(stream: IO[bytes]) -> None:
+    """Cuts off a line within which its writer died; one that only lacks its end gets it."""
+    size = begin = stream.seek(0, os.SEEK_END)
+    tail = b""
+    while begin and b"\n" not in tail:
+        count = min(begin, _TAIL_BYTES)
+        begin -= count
+        stream.seek(begin)
+        tail = stream.read(count) + tail
+    last = tail.rpartition(b"\n")[2]
+    if _checked(last) is not None:
+        stream.write(b"\n")
+    elif last:
+        stream.truncate(size - len(last))
 
-    What is no plain file (a pipe would be waited for without end) counts as not there.
+
+def read_lines(path: Path) -> tuple[list[bytes], list[int]]:
+    """The JSON objects of the file, not parsed, and the numbers (from 1) of lines that are damaged.
+
+    A last line without an end is no damage: it is torn, or just being written, and passed over. What is no plain
+    file (a pipe would be waited for without end) counts as not there.
+
+    Raises:
+        ShardError: The file is larger than any journal.
     """
     if not path.is_file():
+        return [], []
+    if path.stat().st_size > _MAX_BYTES:
+        raise ShardError(f"{path}: {path.stat().st_size} bytes are more than a journal can have; was it exchanged?")
+    found: list[bytes] = []
+    damaged: list[int] = []
+    *lines, last = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        rest = _checked(line)
+        if rest is not None:
+            found.append(rest)
+        else:
+            damaged.append(number)
+    rest = _checked(last)
+    return found + ([] if rest is None else [rest]), damaged
+
+
+def _checked(line: bytes) -> bytes | None:
+    match = _LINE.fullmatch(line)
+    whole = match is not None and xxhash.xxh3_64_hexdigest(match[2]).encode() == match[1]
+    return b"{" + match[2] if match is not None and whole else None
+
+
+def drop_damaged_lines(path: Path, aside: Path) -> None:
+    """Rewrites the file without its damaged lines; a copy of it as it was is kept under ``aside``."""
+    kept, damaged = read_lines(path)
+    if not damaged:
         return
-    for line in path.read_bytes().split(b"\n"):
-        match = _LINE.fullmatch(line)
-        if match and xxhash.xxh3_64_hexdigest(match[2]).encode() == match[1]:
-            yield b"{" + match[2]
+    shutil.copyfile(path, aside)
+    partial = path.parent / f".{path.name}{PARTIAL_SUFFIX}"
+    partial.write_bytes(b"".join(_sum_up(line[1:]) for line in kept))
+    publish(partial, path)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Makes creations, renames and removals in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _format(row: Mapping[str, object]) -> bytes:
-    rest = json.dumps(row).encode()[1:]
+def _sum_up(rest: bytes) -> bytes:
     return b'{"sum": "%s", %s\n' % (xxhash.xxh3_64_hexdigest(rest).encode(), rest)

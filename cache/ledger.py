@@ -2,7 +2,7 @@
 
 Rows of stored videos live in the shards themselves. Rows without features of their own (failed, duplicate)
 are lines of ``ledger.jsonl`` beside them: each says after which shard it was written, and the later word counts.
-Losing that file loses no features; its videos are only looked at again.
+Losing that file loses no features: its videos are looked at again. Until then older features of theirs count.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from framecache.cache.errors import ShardError
 from framecache.cache.journal import append_lines, read_lines
 from framecache.cache.manifest import is_plain_name
 from framecache.cache.shard import VideoRow, shard_number
@@ -90,9 +91,22 @@ def append_journal(folder: Path, after_shard: int, rows: Iterable[LedgerRow]) ->
     )
 
 
-def read_journal(folder: Path) -> Iterator[JournalLine]:
-    """The lines of ``ledger.jsonl``; one that a dying writer left unfinished is passed over."""
-    for text in read_lines(folder / LEDGER_FILE):
+def read_journal(folder: Path, lenient: bool = False) -> Iterator[JournalLine]:
+    """The lines of ``ledger.jsonl``; one that a dying writer left unfinished is passed over.
+
+    Args:
+        folder: The feature set's folder.
+        lenient: Whether damaged lines are passed over too.
+
+    Raises:
+        ShardError: A line is damaged: it may have hidden features that no longer count.
+    """
+    whole, damaged = read_lines(folder / LEDGER_FILE)
+    if damaged and not lenient:
+        raise ShardError(
+            f"{folder / LEDGER_FILE}: line {damaged[0]} is damaged; run framecache verify --repair and extract again"
+        )
+    for text in whole:
         line = _parse_line(text)
         if line is not None:
             yield line
@@ -105,7 +119,7 @@ def last_number(folder: Path) -> int:
     would come before the lines that were written after it.
     """
     shards = max((shard_number(path) or 0 for path in folder.iterdir()), default=0)
-    return max(shards, max((line.after_shard for line in read_journal(folder)), default=0))
+    return max(shards, max((line.after_shard for line in read_journal(folder, lenient=True)), default=0))
 
 
 def _parse_line(text: bytes) -> JournalLine | None:

@@ -40,6 +40,13 @@ class _View:
     shards: list[ShardInfo]
     rows: dict[str, Place]
     by_content: dict[bytes, Place]
+
+    def digest(self, place: Place) -> bytes:
+        """Digest of the features at a place."""
+        shard, row = place
+        found: bytes = self.shards[shard].index["digest"][row]
+        return found
+
     last_number: int  # of the newest shard or ledger line
 
 
@@ -53,19 +60,21 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
     Args:
         folder: The feature set's folder.
         spec: Its spec; every shard must have been written under it.
-        without: Names of shards to pass over, hurt or missing ones.
+        without: For repair: names of shards to pass over, hurt or missing ones. Damaged lines of the ledger are
+            then passed over too.
 
     Raises:
         ShardError: A shard is damaged or missing.
         SpecMismatchError: A shard was written under another spec.
     """
 
-    def __init__(self, folder: Path, spec: Spec, without: Collection[str] = ()) -> None:
+    def __init__(self, folder: Path, spec: Spec, without: Collection[str] | None = None) -> None:
         self.folder = folder
         self.spec = spec
-        self._without = frozenset(without)
+        self._without = None if without is None else frozenset(without)
         self._maps: OrderedDict[tuple[Path, str], NDArray[Any]] = OrderedDict()
         self._view = _read_view(folder, spec, self._without)
+        self._changed: set[str] = set()  # videos whose features are no longer those of the opening
         self._quantisation: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         if spec.dtype == "uint8":
             self._quantisation = quantisation(read_derivation(folder, spec.lineage or {}).arrays)
@@ -134,7 +143,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             try:
                 *_, digest = digest_stored(info, row)
             except ShardError:
-                self._renew_if_gone(info, video_id)
+                self._renew_if_gone(info)
                 continue
             return bool(digest.encode() == info.index["digest"][row])
 
@@ -226,7 +235,8 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             except ShardError:
                 self._renew_if_gone(info)
                 return self.ledger()
-        told += [(line.after_shard, 1, line.row) for line in read_journal(self.folder)]
+        lines = read_journal(self.folder, lenient=self._without is not None)
+        told += [(line.after_shard, 1, line.row) for line in lines]
         return {row.video_id: row for _, _, row in sorted(told, key=lambda item: item[:2])}
 
     def live_rows(self) -> list[tuple[ShardInfo, int, VideoRow]]:
@@ -256,9 +266,19 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         """The videos of which a newer shard, or a ledger line, says something after that shard."""
         newer = [info.index["video_id"].tolist() for info in self._view.shards if info.number > number]
         told = {raw.decode() for ids in newer for raw in ids}
-        return told | {line.row.video_id for line in read_journal(self.folder) if line.after_shard >= number}
+        lines = read_journal(self.folder, lenient=True)
+        return told | {line.row.video_id for line in lines if line.after_shard >= number}
+
+    def places(self) -> Iterator[tuple[str, ShardInfo, int]]:
+        """Where each video's features are: its shard, and its row in the shard's index."""
+        for video_id, (shard, row) in self._view.rows.items():
+            yield video_id, self._view.shards[shard], row
 
     def _locate(self, video_id: str) -> tuple[ShardInfo, int]:
+        if video_id in self._changed:
+            raise ShardError(
+                f"{self.name}: {video_id!r} was computed anew, or removed, since the cache was opened; open it again"
+            )
         try:
             shard, row = self._view.rows[video_id]
         except KeyError:
@@ -273,28 +293,27 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             try:
                 mapped = self._map(info, name, getattr(info, name))
             except FileNotFoundError:
-                self._renew_if_gone(info, video_id)
+                self._renew_if_gone(info)
                 continue
             start, length = int(info.index["start"][row]), int(info.index["length"][row])
             return mapped[start : start + length]
 
-    def _renew_if_gone(self, info: ShardInfo, video_id: str | None = None) -> None:
-        """Called when a shard cannot be read: looks for its videos in the shard that has replaced it.
+    def _renew_if_gone(self, info: ShardInfo) -> None:
+        """Called when a shard cannot be read: looks for all videos in the shards that there are now.
 
         Raises:
-            ShardError: The shard is there, and damaged; or the features of the video are other ones now.
+            ShardError: The shard is there, and damaged.
         """
         if os.path.lexists(info.path):
             raise  # the error that the caller is handling
-        before, self._view = self._view, _read_view(self.folder, self.spec, self._without)
-        for known in self._view.rows.keys() - before.rows.keys():
-            del self._view.rows[known]
-        if video_id is None:
-            return
-        now, row = self._locate(video_id)
-        shard, old = before.rows[video_id]
-        if now.index["digest"][row] != before.shards[shard].index["digest"][old]:
-            raise ShardError(f"{self.name}: {video_id!r} was computed anew since the cache was opened; open it again")
+        before, now = self._view, _read_view(self.folder, self.spec, self._without)
+        rows: dict[str, Place] = {}
+        for video_id, place in before.rows.items():
+            if video_id in now.rows and now.digest(now.rows[video_id]) == before.digest(place):
+                rows[video_id] = now.rows[video_id]
+            else:
+                self._changed.add(video_id)
+        self._view = replace(now, rows=rows)
 
     def _map(self, info: ShardInfo, name: str, extent: Extent) -> NDArray[Any]:
         key = (info.path, name)
@@ -309,13 +328,14 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         return mapped
 
 
-def _read_view(folder: Path, spec: Spec, without: Collection[str]) -> _View:
+def _read_view(folder: Path, spec: Spec, without: Collection[str] | None) -> _View:
     """Reads what there is at one moment, while a writer may be sealing, compacting and removing.
 
     Shards appear before those that they replace are removed, and their removal is on record before it happens.
     So a listing that is the same after all was read as it was before is a listing of one moment.
     """
     read: dict[Path, ShardInfo] = {}
+    lenient, without = without is not None, frozenset(without or ())
     while True:
         listed = [path for path in list_shards(folder) if path.name not in without]
         try:
@@ -326,7 +346,7 @@ def _read_view(folder: Path, spec: Spec, without: Collection[str]) -> _View:
             if os.path.lexists(path):
                 raise
             continue
-        journal = sorted(read_journal(folder), key=lambda line: line.after_shard)
+        journal = sorted(read_journal(folder, lenient=lenient), key=lambda line: line.after_shard)
         recorded = sealed_shards(folder)
         if listed == [path for path in list_shards(folder) if path.name not in without]:
             break

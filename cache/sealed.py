@@ -48,7 +48,8 @@ def sealed_videos(folder: Path, shard: str) -> tuple[str, ...]:
 
 def _sealed_lines(folder: Path) -> dict[str, bytes]:
     lines: dict[str, bytes] = {}
-    for line in read_lines(folder / SEALED_FILE):
+    whole, _ = read_lines(folder / SEALED_FILE)  # what damaged lines said is found in the shards
+    for line in whole:
         if sealed := _SEALED.match(line):
             lines[sealed[1].decode()] = line
         elif gone := _GONE.match(line):

@@ -47,6 +47,7 @@ UNKNOWN = -1  # frames_expected of a container that does not say
 
 _ALIGNMENT_BYTES = 64  # of every object in the file, so that mapped rows are aligned
 _COPY_BYTES = 4 << 20
+_MAX_TABLE_BYTES = 1 << 30
 _ATTRIBUTE_BYTES = 64 << 10  # HDF5's own limit in the form that we write
 
 
@@ -420,7 +421,9 @@ def _table(file: h5py.File, name: str, expected: Mapping[str, str], path: Path) 
     kinds = {field: "S" if dtype.kind == "S" else dtype.str[1:] for field, dtype in fields.items()}
     if list(kinds.items()) != list(expected.items()) or dataset.ndim != 1:
         raise ShardError(f"{path}: dataset {name!r} has fields {kinds}, expected {', '.join(expected)}")
-    _extent(file, name, path)
+    extent = _extent(file, name, path)
+    if extent.dtype.itemsize * math.prod(extent.shape) > _MAX_TABLE_BYTES:
+        raise ShardError(f"{path}: dataset {name!r} of shape {extent.shape} is larger than any shard's")
     table: NDArray[np.void] = dataset[()]
     return table
 

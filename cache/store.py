@@ -16,17 +16,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from framecache.cache.derivation import ARRAYS_FILE
+from framecache.cache.durable import PARTIAL_SUFFIX, fsync_folder, publish
 from framecache.cache.errors import FeatureSetNotFoundError, InputError, LockedError, ShardError
-from framecache.cache.journal import fsync_folder
 from framecache.cache.reader import FeatureSet, list_shards
 from framecache.cache.sealed import record_sealed, sealed_shards
 from framecache.cache.shard import read_shard
 from framecache.cache.spec import Spec, require_same_spec
-from framecache.cache.writer import PARTIAL_SUFFIX, publish
 
 SPEC_FILE = "spec.json"
 LOCKS_FOLDER = ".locks"  # beside the feature sets, so that a lock outlives the removal of what it guards
 _REMOVED_PREFIX = ".removed-"
+_MAX_SPEC_BYTES = 1 << 24
 
 
 class Cache(Mapping[str, FeatureSet]):
@@ -176,7 +176,13 @@ def lock_for_writing(folder: Path) -> Iterator[None]:
     try:
         with suppress(OSError):  # only for the message above
             since = datetime.now().astimezone().isoformat(timespec="seconds")
-            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
+            told = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+            partial = locks / f".{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+            try:
+                partial.write_text(told)
+                os.replace(partial, holder)
+            finally:
+                partial.unlink(missing_ok=True)
         _clean(folder)
         yield
     finally:
@@ -186,6 +192,8 @@ def lock_for_writing(folder: Path) -> Iterator[None]:
 
 
 def _describe_holder(path: Path) -> str:
+    if not path.is_file():  # also not there yet
+        return "another process"
     try:
         holder = json.loads(path.read_text())
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']},"
@@ -200,7 +208,8 @@ def _clean(folder: Path) -> None:
     if not folder.is_dir():
         return
     for partial in folder.glob(f".*{PARTIAL_SUFFIX}"):
-        partial.unlink(missing_ok=True)
+        if not partial.is_dir():
+            partial.unlink(missing_ok=True)
     on_record = sealed_shards(folder)
     for path in list_shards(folder):
         if path.name not in on_record:
@@ -240,11 +249,13 @@ def read_spec(folder: Path) -> Spec:
     try:
         if not path.is_file():  # a pipe would be waited for without end
             raise FeatureSetNotFoundError(f"no feature set in {folder}: it holds no {SPEC_FILE}; was it removed?")
+        if path.stat().st_size > _MAX_SPEC_BYTES:
+            raise ValueError(f"{path.stat().st_size} bytes")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FeatureSetNotFoundError(f"no feature set in {folder}: it was removed just now") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); delete the feature set or restore the file") from error
+        raise InputError(f"{path}: not JSON ({error}); restore it, or delete it and extract again") from error
     spec = Spec.from_dict(values, str(path))
     if spec.name != folder.name:
         raise InputError(f"{path}: its spec is that of {spec.name}, not of this folder; was it edited or moved?")

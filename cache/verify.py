@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,12 +15,13 @@ from typing import Any
 from framecache.cache.child import Child
 from framecache.cache.compact import copy_video
 from framecache.cache.derivation import ARRAYS_FILE, read_derivation
+from framecache.cache.durable import fsync_folder
 from framecache.cache.errors import InputError, ShardError
-from framecache.cache.journal import fsync_folder
-from framecache.cache.ledger import LedgerRow, append_journal, last_number
+from framecache.cache.journal import drop_damaged_lines, read_lines
+from framecache.cache.ledger import LEDGER_FILE, LedgerRow, append_journal, last_number
 from framecache.cache.reader import FeatureSet, list_shards
 from framecache.cache.sealed import record_gone, sealed_shards, sealed_videos
-from framecache.cache.shard import ShardInfo, shard_number
+from framecache.cache.shard import SHARD_PATTERN, ShardInfo, shard_number
 from framecache.cache.spec import Spec
 from framecache.cache.writer import ShardWriter
 
@@ -89,19 +91,20 @@ def repair(folder: Path, spec: Spec, progress: Callable[[int], object] | None = 
     result = _summarise(folder, spec, examined)
     if result.ok or ARRAYS_FILE in result.errors:
         return result
-    features = _without_unreadable(folder, spec, examined, result.errors)
-    for info in features.shards:
-        if info.path.name in result.errors:
-            with ShardWriter(folder, spec, info.software, 1 << 62, float("inf")) as writer:
-                for other, place, row in features.live_rows():
-                    if other is info and not _is_hurt(examined, info, place):
-                        copy_video(writer, info, place, row)
-    _report_lost(folder, result, features.ledger())
     aside = folder / HURT_FOLDER
     if aside.is_symlink():
         raise InputError(f"{aside}: is a link, expected a folder of the cache; remove it")
     aside.mkdir(exist_ok=True)
-    for name in result.errors:
+    drop_damaged_lines(folder / LEDGER_FILE, aside / LEDGER_FILE)
+    features = _without_unreadable(folder, spec, examined, result.errors)
+    for info in features.shards:
+        if info.path.name in result.errors:
+            with ShardWriter(folder, spec, info.software, 1 << 62, math.inf, seal_on_interrupt=False) as writer:
+                for other, place, row in features.live_rows():
+                    if other is info and not _is_hurt(examined, info, place):
+                        copy_video(writer, info, place, row)
+    _report_lost(folder, result, features.ledger())
+    for name in result.errors.keys() - {LEDGER_FILE}:
         record_gone(folder, [name], "hurt")
         if os.path.lexists(folder / name):
             os.replace(folder / name, aside / name)
@@ -118,6 +121,7 @@ def _report_lost(folder: Path, result: Verification, known: dict[str, LedgerRow]
         # Without a digest of the source: the next extraction tries it again without being told to.
         LedgerRow(video_id, known[video_id].source if video_id in known else "", "failed", reason=reason)
         for video_id in result.hurt
+        if video_id not in known or known[video_id].status != "duplicate"  # these wait for their content
     ]
     if rows:
         append_journal(folder, last_number(folder), rows)
@@ -143,6 +147,11 @@ def _summarise(folder: Path, spec: Spec, examined: Mapping[str, _Examined]) -> V
             result.errors[name] = found.error
         elif found.hurt:
             result.errors[name] = f"{folder / name}: {len(found.hurt)} of its {len(found.videos)} videos are hurt"
+    _, damaged = read_lines(folder / LEDGER_FILE)
+    if damaged:
+        result.errors[LEDGER_FILE] = (
+            f"{folder / LEDGER_FILE}: {len(damaged)} lines are damaged, the first is {damaged[0]}"
+        )
     if spec.lineage is not None:
         try:
             read_derivation(folder, spec.lineage)
@@ -164,13 +173,16 @@ def _hurt_videos(folder: Path, spec: Spec, examined: Mapping[str, _Examined], er
     """The videos whose latest features are in one of the shards with errors, and are not whole."""
     features = _without_unreadable(folder, spec, examined, errors)
     readable = {info.path.name for info in features.shards}
-    hurt = [row.video_id for info, place, row in features.live_rows() if _is_hurt(examined, info, place)]
-    for name in errors:
-        if name not in readable:
-            told = features.told_since(shard_number(folder / name) or 0)
-            found = examined.get(name)
-            lost = found.videos if found and found.videos else sealed_videos(folder, name)
-            hurt += [video_id for video_id in lost if video_id not in told]
+    hurt = [video_id for video_id, info, row in features.places() if _is_hurt(examined, info, row)]
+    lost_shards = [name for name in errors if SHARD_PATTERN.fullmatch(name) and name not in readable]
+    if lost_shards:  # a duplicate of what was in them leads nowhere now
+        ledger = features.ledger()
+        hurt += [name for name, row in ledger.items() if row.status == "duplicate" and name not in features]
+    for name in lost_shards:
+        told = features.told_since(shard_number(folder / name) or 0)
+        found = examined.get(name)
+        lost = found.videos if found and found.videos else sealed_videos(folder, name)
+        hurt += [video_id for video_id in lost if video_id not in told]
     return list(dict.fromkeys(hurt))
 
 
@@ -215,6 +227,12 @@ def _examine_all(folder: Path, spec: Spec, progress: Callable[[int], object] | N
 
 
 def _ask(child: Child, path: Path, spec: Spec) -> _Examined:
+    """Examines a shard; twice, before a crash or a silence is taken for the shard's fault."""
+    found = _ask_once(child, path, spec)
+    return found if found.error is None or found.videos else _ask_once(child, path, spec)
+
+
+def _ask_once(child: Child, path: Path, spec: Spec) -> _Examined:
     try:
         child.send(json.dumps({"path": str(path), "spec": spec.to_dict()}).encode())
         while True:

@@ -6,6 +6,7 @@ A file made to crash or hang libhdf5 then crashes or hangs this process, and is 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from framecache.cache.child import serve
 from framecache.cache.errors import FramecacheError
 from framecache.cache.shard import digest_stored, read_rows, read_shard
 from framecache.cache.spec import Spec, require_same_spec
+
+_PULSE_SECONDS = 1.0
 
 
 def examine(request: bytes) -> Iterator[bytes]:
@@ -22,8 +25,8 @@ def examine(request: bytes) -> Iterator[bytes]:
         request: JSON with the ``path`` and the ``spec`` that it should have.
 
     Yields:
-        ``{}`` now and then, as a sign of life; at last the ``videos`` of its index, the ``hurt`` ones among them,
-        and the ``error`` (or null) that makes all of it unusable.
+        ``{}`` about once a second, as a sign of life; at last the ``videos`` of its index, the ``hurt`` ones among
+        them, and the ``error`` (or null) that makes all of it unusable.
     """
     asked = json.loads(request)
     path = Path(asked["path"])
@@ -35,12 +38,14 @@ def examine(request: bytes) -> Iterator[bytes]:
         require_same_spec(Spec.from_dict(asked["spec"]), info.spec, str(path))
         videos = [raw.decode() for raw in info.index["video_id"].tolist()]
         read_rows(path)
+        told = time.monotonic()
         for row, (video_id, expected) in enumerate(zip(videos, info.index["digest"].tolist(), strict=True)):
             for digest in digest_stored(info, row):
-                if not digest:
-                    yield b"{}"
-                elif digest.encode() != expected:
+                if digest and digest.encode() != expected:
                     hurt.append(video_id)
+                if time.monotonic() - told >= _PULSE_SECONDS:
+                    told = time.monotonic()
+                    yield b"{}"
     except FramecacheError as found:
         error, hurt = str(found), videos
     yield json.dumps({"videos": videos, "hurt": hurt, "error": error}).encode()

@@ -14,8 +14,8 @@ from typing import IO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from framecache.cache.durable import PARTIAL_SUFFIX, publish
 from framecache.cache.fingerprint import FeatureDigest
-from framecache.cache.journal import fsync_folder
 from framecache.cache.ledger import last_number
 from framecache.cache.manifest import is_plain_name
 from framecache.cache.sealed import record_sealed
@@ -24,7 +24,6 @@ from framecache.cache.spec import Spec
 
 _IN_MEMORY_BYTES = 8 << 20  # of one unfinished video; beyond it, its features wait on disk
 _COPY_BYTES = 1 << 20
-PARTIAL_SUFFIX = ".partial"  # of hidden, temporary files: whoever holds the lock may remove them
 
 
 class VideoBuffer:
@@ -72,16 +71,24 @@ class ShardWriter:
         software: Versions and engine, recorded in each shard.
         seal_bytes: A shard is sealed when its features reach this size.
         seal_seconds: It is also sealed when its oldest video has waited so long.
+        seal_on_interrupt: Whether Ctrl-C seals what is complete; not worth it for copies of what is stored already.
     """
 
     def __init__(
-        self, folder: Path, spec: Spec, software: Mapping[str, str], seal_bytes: int, seal_seconds: float
+        self,
+        folder: Path,
+        spec: Spec,
+        software: Mapping[str, str],
+        seal_bytes: int,
+        seal_seconds: float,
+        seal_on_interrupt: bool = True,
     ) -> None:
         self.folder = folder
         self.spec = spec
         self._software = dict(software)
         self._seal_bytes = seal_bytes
         self._seal_seconds = seal_seconds
+        self._seal_on_interrupt = seal_on_interrupt
         # One table, grown in one step: an interrupt never finds a row without its timestamps.
         self._videos: dict[str, tuple[VideoRow, list[NDArray[np.float64]]]] = {}
         self._spool: IO[bytes] | None = None
@@ -95,7 +102,7 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None or issubclass(kind, KeyboardInterrupt):
+            if kind is None or (self._seal_on_interrupt and issubclass(kind, KeyboardInterrupt)):
                 self.seal()
         finally:
             if self._spool is not None:
@@ -168,11 +175,3 @@ class ShardWriter:
         spool, self._spool, self._videos = self._spool, None, {}
         spool.close()
         record_sealed(self.folder, name, [row.video_id for row in rows])
-
-
-def publish(partial: Path, path: Path) -> None:
-    """Makes a closed file visible under its name, whole and durable: fsync, rename, fsync of the folder."""
-    with partial.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
-    fsync_folder(path.parent)

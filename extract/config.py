@@ -35,7 +35,7 @@ class ExtractConfig:
         seal_seconds: Computed videos become visible, and safe, at least so often.
         shard_mb: Shards are sealed at this size, in millions of bytes.
         retry_failed: Try videos again that failed before.
-        keep_partial: Keep the frames of videos that break midway, or come to a limit.
+        keep_partial: Keep the frames of videos that break midway, or come to a limit; one kept in part counts as done.
         stall_seconds: Videos that give no frame for so long are given up.
         max_megapixels: Videos with larger pictures, in millions of pixels, are refused.
         max_frames: Videos with more frames are given up, whichever frames are sampled.
@@ -109,6 +109,7 @@ class ExtractReport:
         num_bytes: Bytes of features written.
         seconds: Wall time of decoding, computing and writing, without start-up.
         engine: What ran the CNN; empty when there was nothing to run.
+        not_merged: Why the small shards of a feature set could not be merged, by its name.
     """
 
     feature_sets: list[str]
@@ -122,6 +123,7 @@ class ExtractReport:
     num_bytes: int = 0
     seconds: float = 0.0
     engine: str = ""
+    not_merged: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""

@@ -75,7 +75,10 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
         duplicates = _settle(plan, [cache[spec.name] for spec in specs], report)
         _require_rows(videos, [cache[spec.name] for spec in specs])
         for features in sets:
-            compact(features.folder, features.spec, int(config.shard_mb * 1e6), _MANY_SHARDS)
+            try:
+                compact(features.folder, features.spec, int(config.shard_mb * 1e6), _MANY_SHARDS)
+            except OSError as error:  # all features are stored; that older ones are hurt, or the disk full, is told
+                report.not_merged[features.name] = str(error)
     # One word for each video, so that the counts add up to all of them.
     report.computed = len(run.stored - report.failed.keys())
     report.duplicates = len(duplicates - run.stored - report.failed.keys())

@@ -36,7 +36,8 @@ class Run:
         """
         spec = Spec.from_dict(self.record.get("spec") or {}, str(self.folder / RUN_FILE))
         store = open_cache(cache)
-        features = store[spec.name if spec.name in store.names() else spec.short_name]
+        alike = [name for name in store.names() if name.rpartition("-")[0] == spec.short_name]
+        features = store[spec.name if spec.name in alike else alike[0] if alike else spec.short_name]
         require_same_spec(spec, features.spec, f"{self.folder} and {features.name}")
         return features
 

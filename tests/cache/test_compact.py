@@ -77,6 +77,19 @@ def test_compaction_keeps_all_that_counts_and_drops_the_rest(folder: Path, spec:
     assert opened.ledger().keys() == ledger.keys()
 
 
+def test_what_was_computed_anew_since_the_opening_is_refused_and_the_rest_still_read(
+    folder: Path, spec: Spec, fill_set: FillSet
+) -> None:
+    opened = FeatureSet(folder, spec)
+    fill_set(folder.parent, spec, {"d": ramp(5, 700)})
+    compact(folder, spec, LARGE)
+    np.testing.assert_array_equal(opened["b"], ramp(2, 100))  # found again; from now on it looks at the new shards
+    for read in (opened.__getitem__, opened.length, opened.timestamps_ms):
+        with pytest.raises(ShardError, match="'d' was computed anew, or removed, since the cache was opened"):
+            read("d")
+    np.testing.assert_array_equal(FeatureSet(folder, spec)["d"], ramp(5, 700))
+
+
 def test_compaction_is_idempotent(folder: Path, spec: Spec) -> None:
     compact(folder, spec, LARGE)
     names = sorted(os.listdir(folder))

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framecache.cache import FeatureSet, Spec
+from framecache.cache import FeatureSet, ShardError, Spec
+from framecache.cache.journal import append_lines
 from framecache.cache.ledger import LEDGER_FILE, JournalLine, LedgerRow, append_journal, read_journal
 from framecache.cache.manifest import is_plain_name
 from framecache.cache.shard import VideoRow
+from framecache.cache.verify import repair, verify
 
 FillSet = Callable[..., Path]
 
@@ -76,39 +78,62 @@ GOOD_LINE = {"after_shard": 1, "video_id": "v1", "source": "", "status": "failed
 
 
 @pytest.mark.parametrize(
-    "line",
+    "row",
     [
-        "",
-        "null",
-        "5",
-        "[]",
-        "{}",
-        '"text"',
-        "not JSON",
-        "\0",
-        "[" * 100_000,
-        json.dumps({key: value for key, value in GOOD_LINE.items() if key != "after_shard"}),
-        json.dumps({key: value for key, value in GOOD_LINE.items() if key != "status"}),
-        json.dumps({**GOOD_LINE, "surprise": 1}),
-        json.dumps({**GOOD_LINE, "after_shard": "one"}),
-        json.dumps({**GOOD_LINE, "after_shard": None}),
-        json.dumps({**GOOD_LINE, "after_shard": float("inf")}),
-        json.dumps({**GOOD_LINE, "after_shard": float("nan")}),
-        json.dumps({**GOOD_LINE, "warnings": 5}),
-        json.dumps({**GOOD_LINE, "video_id": ["v1"]}),
-        json.dumps({**GOOD_LINE, "video_id": None}),
-        json.dumps({**GOOD_LINE, "status": "surprise"}),
-        json.dumps({**GOOD_LINE, "status": "duplicate", "source_digest": None}),
+        {},
+        {key: value for key, value in GOOD_LINE.items() if key != "after_shard"},
+        {key: value for key, value in GOOD_LINE.items() if key != "status"},
+        {**GOOD_LINE, "surprise": 1},
+        {**GOOD_LINE, "after_shard": "one"},
+        {**GOOD_LINE, "after_shard": None},
+        {**GOOD_LINE, "after_shard": float("inf")},
+        {**GOOD_LINE, "after_shard": float("nan")},
+        {**GOOD_LINE, "warnings": 5},
+        {**GOOD_LINE, "video_id": ["v1"]},
+        {**GOOD_LINE, "video_id": None},
+        {**GOOD_LINE, "status": "surprise"},
+        {**GOOD_LINE, "status": "duplicate", "source_digest": None},
     ],
-    ids=lambda line: line[:70],
+    ids=str,
 )
-def test_a_line_that_is_no_row_is_passed_over(line: str, tmp_path: Path, spec: Spec, fill_set: FillSet) -> None:
+def test_a_whole_line_that_is_no_row_is_passed_over(
+    row: dict[str, object], tmp_path: Path, spec: Spec, fill_set: FillSet
+) -> None:
     folder = fill_set(tmp_path, spec, {"v1": ones(3)})
-    (folder / LEDGER_FILE).write_text(line + "\n")
+    append_lines(folder / LEDGER_FILE, [row])
     append_journal(folder, 1, [replace(FAILED, video_id="v2")])
     features = FeatureSet(folder, spec)
     assert list(features) == ["v1"]
     assert {video_id: row.status for video_id, row in features.ledger().items()} == {"v1": "ok", "v2": "failed"}
+
+
+@pytest.mark.parametrize("line", ["", "null", "{}", "not JSON", "\0", "[" * 100_000, json.dumps(GOOD_LINE)], ids=str)
+def test_a_line_that_nobody_wrote_is_damage(line: str, tmp_path: Path, spec: Spec, fill_set: FillSet) -> None:
+    folder = fill_set(tmp_path, spec, {"v1": ones(3)})
+    (folder / LEDGER_FILE).write_text(line + "\n")
+    append_journal(folder, 1, [replace(FAILED, video_id="v2")])
+    with pytest.raises(ShardError, match=r"ledger.jsonl: line 1 is damaged; run framecache verify --repair"):
+        FeatureSet(folder, spec)
+
+
+def test_any_flipped_bit_of_the_journal_is_found_and_repair_keeps_the_other_lines(
+    tmp_path: Path, spec: Spec, fill_set: FillSet
+) -> None:
+    folder = fill_set(tmp_path, spec, {"a": ones(3), "b": ones(2)})
+    rows = [LedgerRow("b", "b", "duplicate", source_digest="content of a"), replace(FAILED, video_id="v2")]
+    append_journal(folder, 1, rows)
+    whole = (folder / LEDGER_FILE).read_bytes()
+    for bit in range(0, 8 * (len(whole) - 1), 13):  # the very last byte is that of a line that is being written
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (folder / LEDGER_FILE).write_bytes(flipped)
+        with pytest.raises(ShardError, match="is damaged"):
+            FeatureSet(folder, spec)
+    assert list(verify(folder, spec).errors) == [LEDGER_FILE]
+    assert repair(folder, spec).repaired
+    assert (folder / "hurt" / LEDGER_FILE).read_bytes() == bytes(flipped)
+    assert verify(folder, spec).ok
+    assert [row for row in FeatureSet(folder, spec).ledger().values() if row.status != "ok"] == rows[:1]
 
 
 def test_a_later_failure_hides_stored_features(tmp_path: Path, spec: Spec, fill_set: FillSet) -> None:

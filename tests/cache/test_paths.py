@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framecache.cache import Cache, FeatureSet, FeatureSetNotFoundError, InputError, Spec, open_cache
+from framecache.cache import Cache, FeatureSet, FeatureSetNotFoundError, InputError, LockedError, Spec, open_cache
 from framecache.cache.__main__ import app
 from framecache.cache.cli import run
 from framecache.cache.ledger import LEDGER_FILE, LedgerRow, append_journal
@@ -170,6 +170,21 @@ def test_locks_are_not_written_through_links(what: str, to: str, folder: Path, t
         pass
     assert (tmp_path / "kept" / "file").read_text() == "mine"
     assert files(tmp_path / "kept") == {"file"}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_a_holder_that_is_no_file_hangs_nobody(kind: str, folder: Path, tmp_path: Path) -> None:
+    holder = folder.parent / LOCKS_FOLDER / f"{folder.name}.json"
+    holder.parent.mkdir(exist_ok=True)
+    put(holder, kind, tmp_path)
+    with lock_for_writing(folder), pytest.raises(LockedError, match="is writing"), lock_for_writing(folder):
+        pass
+
+
+def test_a_folder_called_like_a_temporary_file_is_left_alone(folder: Path) -> None:
+    (folder / ".mine.partial").mkdir()
+    with lock_for_writing(folder):
+        assert (folder / ".mine.partial").is_dir()
 
 
 def put(path: Path, kind: str, outside: Path) -> None:

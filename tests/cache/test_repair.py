@@ -172,7 +172,7 @@ def test_a_duplicate_of_a_hurt_original_has_no_features_until_it_is_computed_aga
 ) -> None:
     append_journal(folder, 2, [LedgerRow("copy", "copy", "duplicate", source_digest="content of a")])
     hurt_video(list_shards(folder)[0], "a")
-    assert repair(folder, spec).hurt == ["a"]
+    assert repair(folder, spec).hurt == ["a", "copy"]
     assert not {"a", "copy"} & FeatureSet(folder, spec).keys()
     fill_set(folder.parent, spec, {"a": FIRST["a"]})
     assert contents(folder, spec) == expected(**FIRST, **SECOND, copy=FIRST["a"])

@@ -198,7 +198,7 @@ def edited(**changes: Any) -> Callable[[str], str]:
         (edited(format_version=2), "format version 2: this framecache reads version 1"),
         (edited(backbone=5), "backbone"),
         (edited(preprocessing={"mean": float("nan")}), "preprocessing"),
-        (lambda text: text[:-9], r"not JSON \(.*\); delete the feature set or restore the file"),
+        (lambda text: text[:-9], r"not JSON \(.*\); restore it, or delete it and extract again"),
         (lambda text: "", "not JSON"),
         (lambda text: "[" * 100_000, "not JSON"),
         (lambda text: "7", "not a spec of format version 1"),

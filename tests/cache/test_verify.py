@@ -259,9 +259,10 @@ def test_a_shard_that_crashes_or_hangs_its_reader_is_hurt_and_the_others_are_exa
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "odd_worker.py").write_text(WORKER.format(act=act))
+    worker = f"odd_worker_{os.getpid()}_{time.monotonic_ns()}"  # another test's may be running beside this one
+    (tmp_path / f"{worker}.py").write_text(WORKER.format(act=act))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("framecache.cache.verify._WORKER", "odd_worker")
+    monkeypatch.setattr("framecache.cache.verify._WORKER", worker)
     monkeypatch.setattr("framecache.cache.verify._SILENCE_SECONDS", 2.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)  # one child for both shards
     flip(two_shards[1], read_shard(two_shards[1]).features.offset)
@@ -271,7 +272,30 @@ def test_a_shard_that_crashes_or_hangs_its_reader_is_hurt_and_the_others_are_exa
     assert set(result.errors) == {path.name for path in two_shards}
     assert message.replace("\\", "") in result.errors[two_shards[0].name]
     assert sorted(result.hurt) == ["a", "b", "c"]
-    assert processes_of("odd_worker") == []
+    assert processes_of(worker) == []
+
+
+def test_a_shard_that_crashes_its_reader_once_is_examined_again(
+    folder: Path, spec: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "crashed"
+    act = f"if not os.path.exists({str(mark)!r}): open({str(mark)!r}, 'w').close(); os.abort()"
+    worker = f"odd_worker_{os.getpid()}_{time.monotonic_ns()}"
+    (tmp_path / f"{worker}.py").write_text(WORKER.format(act=act))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("framecache.cache.verify._WORKER", worker)
+    assert verify(folder, spec).ok
+    assert mark.exists()
+
+
+def test_a_shard_of_many_short_videos_gives_signs_of_life(
+    tmp_path: Path, spec: Spec, fill_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("framecache.cache.verify_worker._PULSE_SECONDS", 0.0)
+    (path,) = list_shards(fill_set(tmp_path, spec, {f"v{number}": np.ones((1, 4)) for number in range(50)}))
+    *pulses, last = examine(json.dumps({"path": str(path), "spec": spec.to_dict()}).encode())
+    assert pulses == [b"{}"] * 50
+    assert json.loads(last)["error"] is None
 
 
 def processes_of(word: str) -> list[str]:

@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 
 from framecache.cache import FeatureSet, Spec, open_cache
+from framecache.cache.durable import publish
 from framecache.cache.reader import list_shards
 from framecache.cache.shard import VideoRow, read_shard
 from framecache.cache.store import Cache
-from framecache.cache.writer import ShardWriter, VideoBuffer, publish
+from framecache.cache.writer import ShardWriter, VideoBuffer
 
 MakeSpec = Callable[..., Spec]
 FillSet = Callable[..., Path]

@@ -13,6 +13,7 @@ import pytest
 
 from framecache.cache import open_cache
 from framecache.cache.errors import InputError, LockedError
+from framecache.cache.reader import list_shards
 from framecache.cache.sampling import Sampling
 from framecache.cache.store import lock_for_writing
 from framecache.extract import pipeline
@@ -378,3 +379,16 @@ def test_wrong_input_writes_nothing(clips: Path, config: ExtractConfig) -> None:
 def test_a_setting_out_of_range_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ExtractConfig(**change)
+
+
+def test_a_run_that_cannot_merge_small_shards_has_computed_all_the_same(clips: Path, config: ExtractConfig) -> None:
+    (name,) = extract(clips, replace(config, shard_mb=1e-9)).feature_sets  # a shard per video
+    hurt = list_shards(config.cache / name)[0]
+    data = bytearray(hurt.read_bytes())
+    data[-1] ^= 1
+    hurt.write_bytes(data)
+    write_video(clips / "b" / "four.mp4", shades(9))
+    report = extract(clips, config)
+    assert (report.computed, report.cached) == (1, 3)
+    assert "is hurt" in report.not_merged[name] or "are hurt" in report.not_merged[name]
+    assert len(open_cache(config.cache)[name]) == 4
