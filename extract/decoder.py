@@ -113,12 +113,37 @@ class DecoderPool:
             return
 
 
+class _NoWorkerError(Exception):
+    """No decode process can be had; no fault of the clip."""
+
+
+def _hand_over(worker: Child, clip: Clip) -> None:
+    """Sends a clip and waits for the first message, which no clip can prevent.
+
+    Once more if it does not come: the worker may have died since the last clip, or the disk was slow.
+
+    Raises:
+        _NoWorkerError: A fresh worker did not answer either.
+    """
+    why = ""
+    for _ in range(2):
+        try:
+            worker.send(clip.to_json())
+            worker.receive(_START_SECONDS)
+            return
+        except TimeoutError:
+            worker.close(grace_seconds=0)
+            why = f"no answer for {_START_SECONDS:g} s"
+        except (EOFError, OSError) as error:
+            why = ", ".join(filter(None, [worker.close(), str(error)]))
+    raise _NoWorkerError(f"the decode process did not start: {why}")
+
+
 def _decode(worker: Child, number: int, clip: Clip) -> Iterator[Event]:
     """The events of one clip; whatever the worker does, the last of them is its end."""
     stats, delivered = DecodeStats(), 0
     try:
-        worker.send(clip.to_json())
-        worker.receive(_START_SECONDS)
+        _hand_over(worker, clip)
         while True:
             answer: dict[str, Any] = json.loads(worker.receive(clip.limits.stall_seconds))
             stats = DecodeStats(**answer["stats"])
@@ -131,6 +156,8 @@ def _decode(worker: Child, number: int, clip: Clip) -> Iterator[Event]:
                 block = _block(answer["timestamps_ms"], worker.receive(clip.limits.stall_seconds), clip)
                 delivered += len(block.frames)
                 yield Frames(number, block)
+    except _NoWorkerError as error:
+        reason = str(error)
     except TimeoutError:
         worker.close(grace_seconds=0)
         reason = clip.limits.stalled

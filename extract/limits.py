@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ class Limits:
         stall_seconds: Time without a decoded frame.
         max_megapixels: Size of a picture, in 1e6 pixels.
         max_frames: Decoded frames, kept by the sampling or not.
-        decoder_gb: Memory of a decode process beyond what it starts with, in 1e9 bytes.
+        decoder_gb: Memory of a decode process beyond what it starts with, in 1e9 bytes; where the system cannot limit
+            it, as macOS, it has no limit.
     """
 
     stall_seconds: float = 60.0
@@ -65,8 +67,10 @@ _AT_START = _address_space()
 
 
 def limit_memory(gigabytes: float) -> None:
-    """Lets this process take so much more memory (1e9 bytes) than it had at its start, and no more."""
-    if resource is not None:
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        wanted = _AT_START + int(gigabytes * 1e9)
-        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == -1 else min(wanted, hard), hard))
+    """Lets this process take so much more memory (1e9 bytes) than it had at its start; no more where that works."""
+    if resource is None or _AT_START == 0:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = _AT_START + int(gigabytes * 1e9)
+    with suppress(ValueError, OSError):  # a system that refuses still decodes
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from framecache.cache.sampling import Sampling
+from framecache.extract import decoder
 from framecache.extract.decoder import DecoderPool, Finished, Frames
 from framecache.extract.video import Clip, Geometry
 
@@ -70,6 +71,26 @@ def test_a_crash_of_the_decoder_costs_one_clip(tmp_path: Path) -> None:
         r"decoding breaks after \d+ of 60 frames: the decoder crashed \(Killed\); .*--keep-partial keeps them",
         str(reasons[0]),
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [("raise SystemExit(3)", "exit status 3"), ("import time; time.sleep(1e6)", "no answer for 0.3 s")],
+    ids=["ends", "hangs"],
+)
+def test_a_worker_that_does_not_start_is_tried_twice_and_not_blamed_on_the_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, why: str
+) -> None:
+    starts = tmp_path / "starts"
+    (tmp_path / "no_worker.py").write_text(f"print('once', file=open({str(starts)!r}, 'a'))\n{code}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if "no answer" in why:
+        monkeypatch.setattr(decoder, "_START_SECONDS", 0.3)
+    with DecoderPool(make_clips(tmp_path, [3]), 1, "no_worker") as pool:
+        (reason,) = [event.reason for event in pool if isinstance(event, Finished)]
+    assert str(reason).startswith(f"the decode process did not start: {why}")
+    if "no answer" not in why:  # else it may not even have come so far
+        assert starts.read_text().split() == ["once", "once"]
 
 
 def test_leaving_early_ends_the_workers(tmp_path: Path) -> None:
