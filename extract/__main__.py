@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +25,7 @@ app = make_app(
     "Example: framecache-extract videos/ --backbone MobileNetV2 --sample fps=8",
 )
 _SHOWN_FAILURES = 20
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @app.default
@@ -69,14 +73,33 @@ def _handle_interrupts() -> None:
 
     def interrupt(*_: object) -> None:
         nonlocal interrupted
-        if interrupted:
-            os._exit(INTERRUPTED)
-        interrupted = True
-        os.write(2, b"\ninterrupted: sealing what is complete; once more to end at once\n")
-        raise KeyboardInterrupt
+        if not interrupted:
+            interrupted = True
+            raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)  # as set_wakeup_fd wants it
+    signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
+    threading.Thread(target=_count_interrupts, args=[ours], daemon=True).start()
+    for number in _INTERRUPTS:
+        signal.signal(number, interrupt)
+
+
+def _count_interrupts(numbers: socket.socket) -> None:
+    """Runs in a thread that is told each signal as it comes.
+
+    Python's own handlers wait for the end of a long call, as into TensorFlow, and take all that came meanwhile for one.
+    """
+    count = 0
+    while True:
+        for number in numbers.recv(16):
+            if number not in _INTERRUPTS:
+                continue
+            count += 1
+            if count > 1:
+                os._exit(INTERRUPTED)
+            with suppress(OSError):  # nobody may be there to read it
+                os.write(2, b"\ninterrupted: sealing what is complete; once more to end at once\n")
 
 
 def main() -> None:

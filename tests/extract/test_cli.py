@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,30 @@ def here(clips: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     (folder / "double.csv").write_text("path\nclips/a/one.mp4\nclips/a/one.mp4\n")
     (folder / "nothing").mkdir()
     return folder
+
+
+BUSY = """
+import hashlib
+from framecache.extract.__main__ import _handle_interrupts
+_handle_interrupts()
+print("busy", flush=True)
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_ends_a_long_call_at_once(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"busy\n"
+        process.send_signal(number)
+        assert process.stderr.readline() == b"\n"
+        assert process.stderr.readline() == b"interrupted: sealing what is complete; once more to end at once\n"
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(60) == 130  # and not after some twenty minutes
+        assert process.stderr.read() == b""
 
 
 TINY = ["--backbone", "tiny_backbone:build", "--engine", "tensorflow"]
