@@ -6,6 +6,7 @@ user's script needs no ``__main__`` guard, and messages are bytes: nothing is ev
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -18,10 +19,15 @@ from multiprocessing.connection import Connection
 
 _GRACE_SECONDS = 2.0
 _WATCH_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 class Child:
-    """A process that runs ``module``, which calls :func:`serve`; started when first needed, and again after its end."""
+    """A process that runs ``module``, which calls :func:`serve`; started when first needed, and again after its end.
+
+    On Linux it ends with the thread that started it: that thread must live until the child is closed, whichever
+    threads use it.
+    """
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -81,19 +87,21 @@ class Child:
                 raise EOFError
             if self._connection is None:
                 ours, theirs = socket.socketpair()
-                with theirs:
+                with ours, theirs:
                     self._process = subprocess.Popen(  # noqa: S603
                         [sys.executable, "-P", "-m", self._module, str(theirs.fileno())],
                         pass_fds=[theirs.fileno()],
                         stdin=subprocess.DEVNULL,
                         process_group=0,  # Ctrl-C is for us: we seal what is computed, then end our children
                     )
-                self._connection = Connection(ours.detach())
+                    self._connection = Connection(ours.detach())
             return self._connection
 
 
 def serve(answer: Callable[[bytes], Iterable[bytes]]) -> None:
     """The child's side: answers each message with some others, until the parent hangs up or dies."""
+    if sys.platform == "linux":  # the kernel ends this process, whatever hangs in it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
     with Connection(int(sys.argv[1])) as connection:
         try:
@@ -105,7 +113,7 @@ def serve(answer: Callable[[bytes], Iterable[bytes]]) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Ends this process, whatever hangs in it, once its parent was killed."""
+    """Ends this process once its parent was killed, unless something hangs in it that lets no other thread run."""
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
     os._exit(1)
