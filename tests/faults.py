@@ -8,6 +8,7 @@ and the chosen one is not carried out: the process dies before it, or it raises.
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib
 import json
 import os
@@ -193,6 +194,8 @@ def _install(fault: Fault) -> None:
         setattr(owner, name, wrapped)
 
     def path_of_descriptor(descriptor: int) -> str:
+        if sys.platform == "darwin":
+            return os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
         return os.readlink(f"/proc/self/fd/{descriptor}")
 
     wrap(os, "mkdir", os.fspath)

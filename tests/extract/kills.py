@@ -21,9 +21,12 @@ from tests.faults import Fault, Launched, Launcher, operations
 from .conftest import TINY_BACKBONE, shades, write_video
 
 COMMAND = "framecache.extract.__main__:main"
-SEAL_SECONDS = 0.3
 NUM_VIDEOS, NUM_FRAMES = 40, 12
 BATCH_SIZE = 4
+SHARD_VIDEOS = 7
+SHARD_MB = SHARD_VIDEOS * NUM_FRAMES * 6 * 2 / 1e6  # six channels of float16
+MOST_FRAMES_LOST = SHARD_VIDEOS * NUM_FRAMES  # all but one wait for the seal, and the last is being computed
+HOUR = 3600.0  # of --seal-seconds: shards are sealed by size alone, and the operations are the same in every run
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Toll:
         return (
             f"{self.kills} kills survived, {self.finished} extractions completed; lost per kill: "
             f"{sum(self.frames_lost) / len(self.frames_lost):.0f} frames, {mean:.2f} s on average, at most "
-            f"{max(self.frames_lost)} frames, {worst:.2f} s (sealed every {SEAL_SECONDS:g} s)"
+            f"{max(self.frames_lost)} frames, {worst:.2f} s (sealed every {SHARD_VIDEOS} videos of {NUM_FRAMES} frames)"
         )
 
 
@@ -73,14 +76,15 @@ class Extractions:
             assert status == 1, ended.stderr  # one video is broken
             self.seconds = time.monotonic() - begin
         self.operations = operations(folder / "whole.trace")
+        assert self.operations == operations(folder / "first.trace")
         self.digests = self.visible("whole")
         assert len(self.digests) == 2 * (NUM_VIDEOS + 1)
 
-    def arguments(self, cache: str, seal_seconds: float = SEAL_SECONDS) -> list[str]:
+    def arguments(self, cache: str, shard_mb: float = SHARD_MB) -> list[str]:
         return [
             *(str(self.clips), "--cache", str(self.folder / cache), "--backbone", "tiny_backbone:build"),
             *("--reduce", "gap", "gmp", "--engine", "tensorflow", "--batch-size", str(BATCH_SIZE), "--workers", "1"),
-            *("--seal-seconds", str(seal_seconds)),
+            *("--seal-seconds", str(HOUR), "--shard-mb", str(shard_mb)),
         ]
 
     def fault(self, cache: str, at: int = 0, action: str = "kill", trace: bool = False, lasting: bool = False) -> Fault:
@@ -93,9 +97,9 @@ class Extractions:
             str(self.folder / f"{cache}.progress"),
         )
 
-    def start(self, cache: str, at: int = 0, seal_seconds: float = SEAL_SECONDS, **fault: Any) -> Launched:
+    def start(self, cache: str, at: int = 0, shard_mb: float = SHARD_MB, **fault: Any) -> Launched:
         (self.folder / f"{cache}.progress").write_text("")
-        return self.launcher.start(COMMAND, self.arguments(cache, seal_seconds), self.fault(cache, at, **fault))
+        return self.launcher.start(COMMAND, self.arguments(cache, shard_mb), self.fault(cache, at, **fault))
 
     def wait_for_frames(self, cache: str, count: int) -> None:
         """Until so many frames have gone through the CNN of a process that was just started."""
@@ -165,7 +169,8 @@ def survive(runs: Extractions, kills: int, seed: int) -> Toll:
     """Kills extractions at seeded moments and operations, each as often as it takes to complete.
 
     Raises:
-        AssertionError: A kill has hurt something, or the end differs from an undisturbed extraction's.
+        AssertionError: A kill has hurt something or lost more than was not sealed, or the end differs from an
+            undisturbed extraction's.
     """
     chance = random.Random(seed)
     toll = Toll(0, 0, [], [])
@@ -185,6 +190,7 @@ def survive(runs: Extractions, kills: int, seed: int) -> Toll:
             if status == -signal.SIGKILL:  # else it was done already
                 toll.kills += 1
                 frames, seconds = runs.lost(cache, time.monotonic(), stored)
+                assert frames <= MOST_FRAMES_LOST, f"a kill lost {frames} frames"
                 toll.frames_lost.append(frames)
                 toll.seconds_lost.append(seconds)
             visible = runs.assert_whole(cache, visible)

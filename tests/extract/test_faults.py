@@ -17,7 +17,7 @@ from framecache.extract import ExtractConfig, extract
 
 from .kills import NUM_FRAMES, Extractions, extractions, survive
 
-HOUR = 3600.0
+NO_SEAL_MB = 512.0
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,13 @@ def error_line(stderr: str) -> str:
 
 
 def test_killed_extractions_end_with_the_digests_of_one_never_killed(runs: Extractions) -> None:
-    toll = survive(runs, kills=6, seed=0)
-    print(toll)
-    assert toll.kills >= 6
+    print(survive(runs, kills=6, seed=0))  # the loss is checked at each kill
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_seals_what_is_complete(number: signal.Signals, runs: Extractions) -> None:
     cache = f"interrupted-{number}"
-    process = runs.start(cache, seal_seconds=HOUR)
+    process = runs.start(cache, shard_mb=NO_SEAL_MB)
     runs.wait_for_frames(cache, 5 * NUM_FRAMES)
     process.signal(number)
     assert process.wait() == 130
@@ -55,7 +53,7 @@ def test_an_interrupt_seals_what_is_complete(number: signal.Signals, runs: Extra
 
 def test_a_second_interrupt_ends_at_once(runs: Extractions) -> None:
     first_seal = [number for number, step in enumerate(runs.operations, 1) if step == "open"][2] + 1  # after two specs
-    process = runs.start("impatient", first_seal, HOUR, action="hang")
+    process = runs.start("impatient", first_seal, NO_SEAL_MB, action="hang")
     runs.wait_for_frames("impatient", 5 * NUM_FRAMES)
     process.signal(signal.SIGINT)
     while not list(runs.folder.glob("impatient/*/.shard*")):
