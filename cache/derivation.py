@@ -24,6 +24,7 @@ from framecache.cache.reductions import parse_reduction, pool_maps
 ARRAYS_FILE = "arrays.npz"
 _L2_EPSILON = 1e-12
 _LEVELS = 255  # of 8 bits
+_REMEDY = "restore it, or remove the feature set with framecache rm and derive it again"
 
 Step = Mapping[str, Any]  # ``op`` and its options, as plain JSON values
 
@@ -34,17 +35,15 @@ class Derivation:
 
     Attributes:
         steps: ``{"op": "reduce", "reduction": …}``, ``{"op": "pca", "dim": …, "whiten": …}``,
-            ``{"op": "random", "dim": …, "seed": …}``, ``{"op": "dense", "units": …}``, ``{"op": "l2"}`` or
-            ``{"op": "uint8", "clip": …}``.
+            ``{"op": "random", "dim": …, "seed": …}``, ``{"op": "dense", "units": …, "projection": …}``,
+            ``{"op": "l2"}`` or, last, ``{"op": "uint8", "clip": …}``.
         arrays: By name; those of step 2 begin with ``2.``.
-        fitted_on: Videos that the arrays were fitted on, in order; empty where nothing is fitted.
-        fitted_frames: Their frames.
+        fitted_on: Videos that these arrays, or those of the parents, were fitted on, in order.
     """
 
     steps: Sequence[Step]
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     fitted_on: tuple[str, ...] = ()
-    fitted_frames: int = 0
 
     def digest(self) -> str:
         """Of all arrays, 32 hexadecimal characters."""
@@ -79,7 +78,8 @@ class Derivation:
                 stored: NDArray[Any] = rows.astype(dtype)
             return stored
         offset, scale = quantisation(self.arrays)
-        levels: NDArray[np.float32] = np.clip(np.rint((rows - offset) / scale), 0, _LEVELS)
+        with np.errstate(over="ignore"):  # inf is far outside the range, and clipped as all that is
+            levels: NDArray[np.float32] = np.clip(np.rint((rows - offset) / scale), 0, _LEVELS)
         return levels.astype(np.uint8)
 
     def _project(self, number: int, rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -95,7 +95,7 @@ class Derivation:
         """The content of ``arrays.npz``."""
         buffer = io.BytesIO()
         names = np.array([video_id.encode() for video_id in self.fitted_on], np.bytes_)
-        np.savez(buffer, fitted_on=names, fitted_frames=np.int64(self.fitted_frames), **self.arrays)  # type: ignore[arg-type]
+        np.savez(buffer, fitted_on=names, **self.arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
 
 
@@ -109,14 +109,14 @@ def read_derivation(folder: Path, lineage: Mapping[str, Any]) -> Derivation:
     try:
         if not path.is_file() or path.is_symlink():
             raise FileNotFoundError("no such file")
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         fitted_on = tuple(raw.decode() for raw in arrays.pop("fitted_on").tolist())
-        found = Derivation(lineage["steps"], arrays, fitted_on, int(arrays.pop("fitted_frames")))
+        found = Derivation(lineage["steps"], arrays, fitted_on)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ShardError(f"{path}: cannot be read ({error}); restore it, or derive the feature set again") from error
+        raise ShardError(f"{path}: cannot be read ({error}); {_REMEDY}") from error
     if found.digest() != lineage.get("arrays") or fitted_digest(found.fitted_on) != lineage.get("fitted_on"):
-        raise ShardError(f"{path}: its arrays are not the ones that its spec names; restore it, or derive again")
+        raise ShardError(f"{path}: its arrays are not the ones that its spec names; {_REMEDY}")
     return found
 
 
@@ -127,66 +127,8 @@ def fitted_digest(video_ids: Sequence[str]) -> str:
 
 def quantisation(arrays: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Offset and scale per dimension of stored uint8 values ``q``: ``offset + scale * q``."""
-    return arrays["quantisation.offset"], arrays["quantisation.scale"]
-
-
-def fit_quantisation(low: NDArray[np.float32], high: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """The affine map of ``[low, high]`` onto 0 … 255, per dimension; its error is at most half a step within."""
-    scale = np.maximum((high.astype(np.float64) - low) / _LEVELS, np.finfo(np.float32).tiny)
-    return {"quantisation.offset": low.astype(np.float32), "quantisation.scale": scale.astype(np.float32)}
-
-
-class Moments:
-    """Mean and covariance of rows, one pass in float64; memory ``D²`` numbers.
-
-    Sums are taken about the first block's mean, so that a large mean costs no precision.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, rows: NDArray[np.float32]) -> None:
-        """Takes some rows ``(n, D)``."""
-        values = rows.astype(np.float64)
-        if not self.count:
-            self._shift = values.mean(axis=0)
-            self._sum = np.zeros(values.shape[1])
-            self._products = np.zeros((values.shape[1], values.shape[1]))
-        values -= self._shift
-        self.count += len(values)
-        self._sum += values.sum(axis=0)
-        self._products += values.T @ values
-
-    def fit_pca(self, dim: int, whiten: bool) -> dict[str, NDArray[Any]]:
-        """Principal components: ``mean (D,)``, ``matrix (D, dim)``, ``explained (dim,)`` share of the variance.
-
-        As scikit-learn's ``PCA``: unbiased covariance, whitening to unit variance. Each component's largest weight
-        is positive.
-
-        Raises:
-            InputError: There are too few rows for so many components.
-        """
-        if self.count <= dim:
-            raise InputError(f"--pca {dim}: needs more than {dim} frames of the train split, found {self.count}")
-        mean = self._sum / self.count
-        covariance = (self._products - self.count * np.outer(mean, mean)) / (self.count - 1)
-        variances, vectors = np.linalg.eigh(covariance)
-        variances, vectors = variances[::-1][:dim], vectors[:, ::-1][:, :dim]
-        largest = np.abs(vectors).argmax(axis=0)
-        vectors = vectors * np.sign(vectors[largest, np.arange(dim)])
-        total = float(np.trace(covariance))
-        if whiten:
-            if variances[-1] <= max(total, 1e-300) * np.finfo(np.float32).eps / len(mean):
-                rank = int((variances > total * np.finfo(np.float32).eps / len(mean)).sum())
-                raise InputError(
-                    f"--pca {dim} --whiten: the train split varies in {rank} dimensions only; ask for those"
-                )
-            vectors = vectors / np.sqrt(variances)
-        return {
-            "mean": (self._shift + mean).astype(np.float32),
-            "matrix": np.ascontiguousarray(vectors, np.float32),
-            "explained": variances / total if total else variances,
-        }
+    (number,) = (name.removesuffix(".offset") for name in arrays if name.endswith(".offset"))
+    return arrays[f"{number}.offset"], arrays[f"{number}.scale"]
 
 
 def step_shape(step: Step, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,40 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from framecache.cache.compact import compact
-from framecache.cache.derivation import (
-    Derivation,
-    Moments,
-    Step,
-    fit_quantisation,
-    fitted_digest,
-    read_derivation,
-    step_shape,
-)
+from framecache.cache.derivation import Derivation, Step, fitted_digest, read_derivation, step_shape
 from framecache.cache.errors import InputError, ShardError
-from framecache.cache.folders import scan_folder
+from framecache.cache.fitting import (
+    TrainSplit,
+    fit_derivation,
+    inherited_videos,
+    needs_fitting,
+    read_train_split,
+)
 from framecache.cache.ledger import LedgerRow, append_journal
-from framecache.cache.manifest import Video, read_manifest
+from framecache.cache.parents import Parents, Progress
+from framecache.cache.projection import Projection, read_projection
 from framecache.cache.reader import FeatureSet
-from framecache.cache.reductions import parse_reduction, random_matrix
-from framecache.cache.sampling import parse_sampling
+from framecache.cache.reductions import parse_reduction
 from framecache.cache.shard import VideoRow
 from framecache.cache.spec import Spec
-from framecache.cache.store import Cache, lock_for_writing, open_cache, read_spec
+from framecache.cache.store import SPEC_FILE, Cache, lock_for_writing, open_cache, read_spec
 from framecache.cache.writer import ShardWriter
 
-PROJECTION_FILE = "projection.npz"  # of a run with a Dense projection
-_BLOCK_BYTES = 16 << 20  # of float32 rows at a time
-_MAX_PCA_INPUT = 16384  # dimensions; the covariance of more does not fit into 2 GB
 _YOUTUBE_CLIP = 2.0  # whitened components are clipped to this range before 8 bits, as YouTube-8M does
 _MANY_SHARDS = 4
 
@@ -92,6 +87,8 @@ class DeriveConfig:
             raise InputError("--whiten: expected --pca N with it")
         if sum(map(bool, (self.pca, self.random, self.dense))) > 1:
             raise InputError("--pca, --random, --dense: expected one of them; derive again from the result for another")
+        if self.dense and (self.concat or self.reduce):
+            raise InputError("--dense: expected no --concat or --reduce, since the run was trained on one whole set")
 
 
 @dataclass
@@ -124,7 +121,7 @@ class DeriveReport:
         return value
 
 
-def derive(name: str, config: DeriveConfig, progress: Callable[[int, int], object] | None = None) -> DeriveReport:
+def derive(name: str, config: DeriveConfig, progress: Progress | None = None) -> DeriveReport:
     """Computes what is missing of a derived feature set.
 
     The same derivation again, after videos were added to the parent, adds them with the arrays that were fitted
@@ -137,370 +134,221 @@ def derive(name: str, config: DeriveConfig, progress: Callable[[int, int], objec
 
     Raises:
         InputError: The steps do not fit the parent or each other, or there is nothing to fit on; nothing was written.
-        ShardError: A parent's features are hurt.
+        ShardError: A parent's features are hurt; no feature set was begun.
         LockedError: Another process writes into the derived set.
         OSError: The disk refused; what was sealed before stays.
     """
     store = open_cache(config.cache)
-    parents = [store[parent] for parent in (name, *config.concat)]
+    sets = [store[parent] for parent in (name, *config.concat)]
     if config.dtype is None:
-        dtype: Any = "float16" if parents[0].spec.dtype == "uint8" else parents[0].spec.dtype
+        dtype: Any = "float16" if sets[0].spec.dtype == "uint8" else sets[0].spec.dtype
         config = replace(config, dtype=dtype)
-    source = _Source(parents, config.sample)
-    steps, reduction, shape = _plan_steps(parents, config)
-    found = _find_derivation(store, parents, steps, config)
-    derivation = found or _fit(source, steps, config, progress)
-    spec = replace(
-        parents[0].spec,
-        sampling=str(parse_sampling(config.sample)) if config.sample else parents[0].spec.sampling,
-        reduction=reduction,
-        feature_shape=shape,
-        dtype=str(config.dtype),
-        lineage=_lineage(parents, steps, derivation),
-    )
-    with lock_for_writing(store.folder / spec.name):
-        folder = store.create(spec, derivation.to_bytes())
-        report = DeriveReport(spec.name, fitted_videos=len(derivation.fitted_on))
-        report.explained_variance = next(
-            (float(array.sum()) for key, array in derivation.arrays.items() if key.endswith(".explained")), None
-        )
-        _compute(source, derivation, folder, spec, config, report, progress)
+    parents = Parents(sets, config.sample)
+    projection = read_projection(config.dense, sets[0]) if config.dense is not None else None
+    steps = _plan_steps(config, projection)
+    spec = _plan_spec(parents, steps, config)
+    split = read_train_split(parents, config.manifest, config.root) if config.manifest is not None else None
+    if split is not None:
+        split.refuse_held_out(inherited_videos(parents), " and ".join(features.name for features in sets))
+        split.refuse_held_out(projection.fitted_on if projection else (), f"--dense {config.dense}")
+    derivation = _find_derivation(store, parents, spec, split)
+    derivation = derivation or fit_derivation(parents, steps, split, projection, progress)
+    lineage = {"arrays": derivation.digest(), "fitted_on": fitted_digest(derivation.fitted_on)}
+    spec = replace(spec, lineage={**(spec.lineage or {}), **lineage})
+    report = DeriveReport(spec.name, fitted_videos=len(derivation.fitted_on))
+    explained = [array for key, array in derivation.arrays.items() if key.endswith(".explained")]
+    report.explained_variance = float(explained[0].sum()) if explained else None
+    folder = store.folder / spec.name
+    with lock_for_writing(folder):
+        is_new = not (folder / SPEC_FILE).exists()
+        store.create(spec, derivation.to_bytes())
+        try:
+            _compute(parents, derivation, folder, spec, config, report, progress)
+        except ShardError:
+            if is_new:
+                shutil.rmtree(folder)
+            raise
     return report
 
 
-def _plan_steps(parents: Sequence[FeatureSet], config: DeriveConfig) -> tuple[list[Step], str, tuple[int, ...]]:
-    """The steps, the derived set's reduction, and its feature shape."""
-    shapes = [parent.feature_shape for parent in parents]
-    reduction = "+".join(parent.spec.reduction for parent in parents)
-    shape = shapes[0] if len(shapes) == 1 else (sum(int(np.prod(one)) for one in shapes),)
+def _plan_steps(config: DeriveConfig, projection: Projection | None) -> list[Step]:
     steps: list[Step] = []
     if config.reduce is not None:
         pool = parse_reduction(config.reduce)
         if pool.dim or pool.pool == "grid":
             raise InputError(f"--reduce {config.reduce}: expected gap, gmp, gap+gmp or gem; --random N projects")
         steps.append({"op": "reduce", "reduction": str(pool)})
-        reduction = str(pool)
     if config.pca:
         steps.append({"op": "pca", "dim": config.pca, "whiten": config.whiten})
-        reduction += f".pca={config.pca}{',white' if config.whiten else ''}"
     if config.random:
         steps.append({"op": "random", "dim": config.random, "seed": config.seed})
-        reduction += f".random={config.random}{f',seed={config.seed}' if config.seed else ''}"
-    if config.dense is not None:
-        units = _read_projection(config.dense, parents[0])["matrix"].shape[1]
-        steps.append({"op": "dense", "units": int(units), "activation": "relu"})
-        reduction += f".dense={units}"
+    if projection is not None:
+        units = len(projection.arrays["bias"])
+        steps.append({"op": "dense", "units": units, "activation": "relu", "projection": projection.digest()})
     if config.l2:
         steps.append({"op": "l2"})
-        reduction += ".l2"
     if config.dtype == "uint8":
         # Whitened components have one scale, and YouTube-8M's clip; all else is fitted per dimension.
         whitened = config.whiten and not config.l2
         steps.append({"op": "uint8", "clip": _YOUTUBE_CLIP if whitened else None})
+    return steps
+
+
+def _plan_spec(parents: Parents, steps: Sequence[Step], config: DeriveConfig) -> Spec:
+    """The derived set's spec, but for what its lineage says of arrays."""
+    first = parents.sets[0].spec
+    if not steps and not config.sample and not config.concat and config.dtype == first.dtype:
+        raise InputError("derive: expected at least one step, such as --pca 256 or --dtype uint8; see --help")
+    shape = parents.feature_shape
     for step in steps:
         shape = step_shape(step, shape)
-    if not steps and not config.sample and len(parents) == 1 and config.dtype == parents[0].spec.dtype:
-        raise InputError("derive: expected at least one step, such as --pca 256 or --dtype uint8; see --help")
-    return steps, reduction, shape
+    reduction = "+".join(features.spec.reduction for features in parents.sets)
+    if config.reduce is not None and reduction == "grid":
+        reduction = ""  # as if the pooling had been extracted
+    return replace(
+        first,
+        sampling=parents.sampling,
+        reduction=".".join(filter(None, [reduction, *map(_step_name, steps)])),
+        feature_shape=shape,
+        dtype=str(config.dtype),
+        lineage={"parents": parents.fingerprints, "steps": [dict(step) for step in steps]},
+    )
 
 
-def _lineage(parents: Sequence[FeatureSet], steps: Sequence[Step], derivation: Derivation) -> dict[str, Any]:
-    return {
-        "parents": [parent.fingerprint for parent in parents],
-        "steps": [dict(step) for step in steps],
-        "arrays": derivation.digest(),
-        "fitted_on": fitted_digest(derivation.fitted_on),
-    }
+def _step_name(step: Step) -> str:
+    """A step in the name of the derived set; empty for ``uint8``, which the dtype tells."""
+    if step["op"] == "reduce":
+        return str(step["reduction"])
+    if step["op"] == "pca":
+        return f"pca={step['dim']}{',white' if step['whiten'] else ''}"
+    if step["op"] == "random":
+        seed = f",seed={step['seed']}" if step["seed"] else ""
+        return f"random={step['dim']}{seed}"
+    return {"dense": f"dense={step.get('units')}", "l2": "l2"}.get(step["op"], "")
 
 
-def _find_derivation(
-    store: Cache, parents: Sequence[FeatureSet], steps: Sequence[Step], config: DeriveConfig
-) -> Derivation | None:
-    """The arrays of the same derivation made before, unless the manifest now says that they saw val or test."""
-    if not _fits(steps):
-        return None
-    train = {video.video_id for video in _train_videos(parents[0], config)} if config.manifest else None
-    wanted = [parent.fingerprint for parent in parents], [dict(step) for step in steps]
-    for name in store.names():
-        spec = read_spec(store.folder / name)
-        lineage = spec.lineage or {}
-        if (lineage.get("parents"), lineage.get("steps")) != wanted or spec.dtype != config.dtype:
-            continue
-        if spec.sampling != (str(parse_sampling(config.sample)) if config.sample else parents[0].spec.sampling):
-            continue
-        found = read_derivation(store.folder / name, lineage)
-        if train is None or set(found.fitted_on) <= train:
-            return found
-    return None
-
-
-def _fits(steps: Sequence[Step]) -> bool:
-    return any(step["op"] == "pca" or (step["op"] == "uint8" and step["clip"] is None) for step in steps)
-
-
-def _fit(
-    source: _Source, steps: Sequence[Step], config: DeriveConfig, progress: Callable[[int, int], object] | None
-) -> Derivation:
-    """Fits what has to be fitted, on the train split only, one pass per fitted step."""
-    train: list[str] = []
-    if _fits(steps):
-        if config.manifest is None:
-            raise InputError(
-                "--manifest: expected the manifest whose train split PCA or uint8 is fitted on; found none"
-            )
-        train = [video.video_id for video in _train_videos(source.parents[0], config)]
-    derivation = Derivation(steps)
-    arrays: dict[str, NDArray[Any]] = {}
-    fitted_on = tuple(train)
-    for number, step in enumerate(steps):
-        if step["op"] == "random":
-            length = source.length_after(derivation, number)
-            arrays[f"{number}.matrix"] = random_matrix(length, step["dim"], step["seed"])
-        elif step["op"] == "dense":
-            stored = _read_projection(Path(str(config.dense)), source.parents[0])
-            fitted_on = tuple(raw.decode() for raw in stored.pop("fitted_on").tolist())
-            arrays |= {f"{number}.{key}": array for key, array in stored.items()}
-        elif step["op"] == "pca":
-            arrays |= {f"{number}.{key}": array for key, array in _fit_pca(source, derivation, number, train, progress)}
-        elif step["op"] == "uint8":
-            arrays |= _fit_uint8(source, derivation, number, train, progress)
-        derivation = replace(derivation, arrays=dict(arrays))
-    frames = sum(source.length(video_id) for video_id in fitted_on if video_id in source.parents[0])
-    return replace(derivation, fitted_on=fitted_on, fitted_frames=frames)
-
-
-def _fit_pca(
-    source: _Source,
-    derivation: Derivation,
-    number: int,
-    train: Sequence[str],
-    progress: Callable[[int, int], object] | None,
-) -> Iterator[tuple[str, NDArray[Any]]]:
-    step = derivation.steps[number]
-    length = source.length_after(derivation, number)
-    if length > _MAX_PCA_INPUT:
-        raise InputError(
-            f"--pca {step['dim']}: the covariance of {length} dimensions takes {length**2 * 8 / 1e9:.0f} GB; "
-            "pool the grid with --reduce gap, or project it with --random first"
-        )
-    moments = Moments()
-    for rows in source.read(train, progress):
-        moments.add(derivation.apply(rows, number).reshape(len(rows), -1))
-    yield from moments.fit_pca(step["dim"], step["whiten"]).items()
-
-
-def _fit_uint8(
-    source: _Source,
-    derivation: Derivation,
-    number: int,
-    train: Sequence[str],
-    progress: Callable[[int, int], object] | None,
-) -> dict[str, NDArray[np.float32]]:
-    clip = derivation.steps[number]["clip"]
-    if clip is not None:
-        edge = np.full(derivation.steps[number - 1]["dim"], clip, np.float32)
-        return fit_quantisation(-edge, edge)
-    low, high = np.float32(np.inf), np.float32(-np.inf)
-    for rows in source.read(train, progress):
-        applied = derivation.apply(rows, number)
-        low, high = np.minimum(low, applied.min(axis=0)), np.maximum(high, applied.max(axis=0))
-    return fit_quantisation(np.asarray(low), np.asarray(high))
-
-
-def _train_videos(parent: FeatureSet, config: DeriveConfig) -> list[Video]:
-    """Videos of the manifest's train split that have features, without copies of what val or test hold."""
-    manifest = config.manifest
-    if manifest is None:
-        raise InputError("--manifest: expected the manifest whose train split PCA or uint8 is fitted on")
-    videos = scan_folder(manifest) if manifest.is_dir() else read_manifest(manifest, config.root)
-    ledger = parent.ledger()
-    contents = {
-        ledger[video.video_id].source_digest.partition("#")[0]
-        for video in videos
-        if video.split in ("val", "test") and video.video_id in ledger
-    }
-    train = [
-        video
-        for video in videos
-        if video.split == "train"
-        and video.video_id in parent
-        and ledger[video.video_id].source_digest.partition("#")[0] not in contents
-    ]
-    if not train:
-        raise InputError(
-            f"{manifest}: none of its {len(videos)} videos is in its train split and in {parent.name}; "
-            "nothing may be fitted on other videos"
-        )
-    return train
-
-
-def _read_projection(run: Path, parent: FeatureSet) -> dict[str, NDArray[Any]]:
-    """The folded Dense projection of a run: ``mean (D,)``, ``matrix (D, units)``, ``bias``, ``fitted_on``.
+def _find_derivation(store: Cache, parents: Parents, spec: Spec, split: TrainSplit | None) -> Derivation | None:
+    """The arrays of the same derivation made before, unless they saw videos that the manifest does not train on.
 
     Raises:
-        InputError: The run has none, or was trained on other features.
+        InputError: Several were made before, and no manifest says which is meant.
+        ShardError: Its arrays are damaged.
     """
-    path = run / PROJECTION_FILE
-    if not path.is_file():
-        raise InputError(f"--dense {run}: no {PROJECTION_FILE} in it; expected a run of fit --dense N")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-        fingerprint = arrays.pop("fingerprint").item().decode()
-        length = int(np.prod(parent.feature_shape))
-        if arrays["matrix"].shape[0] != length or set(arrays) != {"mean", "matrix", "bias", "fitted_on"}:
-            raise ValueError(f"a projection of {arrays['matrix'].shape[0]} dimensions, the parent has {length}")
-    except Exception as error:  # whatever a hurt file makes NumPy raise
-        raise InputError(f"--dense {path}: cannot be used ({error}); train the run again") from error
-    if fingerprint != parent.fingerprint:
-        raise InputError(f"--dense {run}: it was trained on features {fingerprint[:8]}, not on {parent.name}")
-    return arrays
-
-
-class _Source:
-    """Rows of the parents' videos, sampled and concatenated, in blocks of bounded size."""
-
-    def __init__(self, parents: Sequence[FeatureSet], sample: str | None) -> None:
-        self.parents = parents
-        self._sampling = parse_sampling(sample) if sample else None
-        if sample and parents[0].spec.sampling != "all":
-            raise InputError(
-                f"--sample {sample}: expected a parent with all frames, found {parents[0].name} "
-                f"({parents[0].spec.sampling})"
-            )
-
-    def select(self, video_id: str) -> NDArray[np.int64] | None:
-        """Indices of the frames that are kept; None for all."""
-        if self._sampling is None:
-            return None
-        return np.array(self._sampling.select(self.parents[0].timestamps_ms(video_id).tolist()), np.int64)
-
-    def length(self, video_id: str) -> int:
-        """Frames of a video that are kept."""
-        chosen = self.select(video_id)
-        return self.parents[0].length(video_id) if chosen is None else len(chosen)
-
-    def timestamps_ms(self, video_id: str) -> NDArray[np.float64]:
-        """Times of the frames that are kept."""
-        times, chosen = self.parents[0].timestamps_ms(video_id), self.select(video_id)
-        return np.array(times if chosen is None else times[chosen])
-
-    def length_after(self, derivation: Derivation, num_steps: int) -> int:
-        """Numbers per frame after the first steps."""
-        shape: tuple[int, ...] = self.parents[0].feature_shape
-        if len(self.parents) > 1:
-            shape = (sum(int(np.prod(parent.feature_shape)) for parent in self.parents),)
-        for step in derivation.steps[:num_steps]:
-            shape = step_shape(step, shape)
-        return int(np.prod(shape))
-
-    def why_not(self, video_id: str) -> str | None:
-        """Why a video has no rows to concatenate."""
-        times = self.parents[0].timestamps_ms(video_id)
-        for parent in self.parents[1:]:
-            if video_id not in parent:
-                return f"it has no features in {parent.name}"
-            if not np.array_equal(parent.timestamps_ms(video_id), times):
-                return f"its frames in {parent.name} are other ones"
+    planned = spec.lineage or {}
+    if not needs_fitting(planned["steps"]):
         return None
-
-    def blocks(self, video_id: str) -> Iterator[NDArray[Any]]:
-        """The video's rows, a few MB at a time, each parent's bytes digested on the way.
-
-        Raises:
-            ShardError: They are not the ones that were computed.
-        """
-        for parent in self.parents:
-            if not parent.is_intact(video_id):
-                raise ShardError(f"{parent.name}: {video_id!r} is hurt; run framecache verify {parent.name} --repair")
-        views = [parent.stored(video_id) for parent in self.parents]
-        chosen = self.select(video_id)
-        count = len(views[0]) if chosen is None else len(chosen)
-        step = max(1, _BLOCK_BYTES // (4 * sum(int(np.prod(view.shape[1:])) for view in views)))
-        for begin in range(0, count, step):
-            place = slice(begin, min(begin + step, count)) if chosen is None else chosen[begin : begin + step]
-            rows = [parent.decode(view[place]) for parent, view in zip(self.parents, views, strict=True)]
-            flat = rows if len(rows) == 1 else [np.concatenate([row.reshape(len(row), -1) for row in rows], axis=1)]
-            yield flat[0]
-
-    def read(self, video_ids: Sequence[str], progress: Callable[[int, int], object] | None) -> Iterator[NDArray[Any]]:
-        """All rows of some videos."""
-        videos = [video_id for video_id in video_ids if self.why_not(video_id) is None]
-        total = sum(self.length(video_id) for video_id in videos)
-        done = 0
-        for video_id in videos:
-            for rows in self.blocks(video_id):
-                yield rows
-                done += len(rows)
-                if progress is not None:
-                    progress(done, total)
+    inherited = set(inherited_videos(parents))
+    found: dict[str, Derivation] = {}
+    for name in store.names():
+        with suppress(InputError):  # another set's damaged spec is none of our business
+            other = read_spec(store.folder / name)
+            kept = {key: value for key, value in (other.lineage or {}).items() if key in planned}
+            if replace(other, lineage=kept) == spec:
+                found[name] = read_derivation(store.folder / name, other.lineage or {})
+    if split is None:
+        if len(found) > 1:
+            raise InputError(f"--manifest: expected one, since {', '.join(found)} were fitted on different videos")
+        return next(iter(found.values()), None)
+    trained = set(split.video_ids) | inherited
+    fitting = [derivation for derivation in found.values() if set(derivation.fitted_on) <= trained]
+    return max(fitting, key=lambda derivation: len(derivation.fitted_on), default=None)
 
 
 def _compute(
-    source: _Source,
+    parents: Parents,
     derivation: Derivation,
     folder: Path,
     spec: Spec,
     config: DeriveConfig,
     report: DeriveReport,
-    progress: Callable[[int, int], object] | None,
+    progress: Progress | None,
 ) -> None:
     """Derives the parent's videos that are missing, and takes over its other ledger rows."""
-    derived = FeatureSet(folder, spec)
-    known, ledger = derived.ledger(), source.parents[0].ledger()
+    ledger, known = parents.ledgers[0], FeatureSet(folder, spec).ledger()
     report.num_videos = len(ledger)
-    todo: list[LedgerRow] = []
-    rest: list[LedgerRow] = []
-    for row in ledger.values():
-        reason = row.reason if row.status == "failed" else None
-        if row.status == "ok":
-            reason = source.why_not(row.video_id)
-            before = known.get(row.video_id)
-            if reason is None and (
-                before is None or (before.status, before.source_digest) != ("ok", row.source_digest)
-            ):
-                todo.append(row)
-                continue
-        if reason is not None:
-            report.failed[row.video_id] = reason
-            row = replace(row, status="failed", reason=reason, frames_stored=0, feature_digest="")
-        elif row.status == "ok":
-            report.cached += 1
-            continue
-        if known.get(row.video_id) != row:
-            rest.append(row)
-    total = sum(source.length(row.video_id) for row in todo)
-    software = {"engine": "derive"}
-    with ShardWriter(folder, spec, software, int(config.shard_mb * 1e6), config.seal_seconds) as writer:
+    todo, rest = _plan_rows(parents, known, spec, report)
+    total = sum(parents.length(row.video_id) for row in todo)
+    with ShardWriter(folder, spec, {"engine": "derive"}, int(config.shard_mb * 1e6), config.seal_seconds) as writer:
         for row in todo:
             with closing(writer.open_video()) as buffer:
-                times = source.timestamps_ms(row.video_id)
-                for rows in source.blocks(row.video_id):
-                    computed = derivation.store(derivation.apply(rows), spec.dtype)
-                    buffer.append(computed, times[buffer.num_frames : buffer.num_frames + len(computed)])
-                    report.num_frames += len(computed)
+                finite, times = True, parents.timestamps_ms(row.video_id)
+                for rows in parents.blocks(row.video_id):
+                    applied = derivation.apply(rows)
+                    stored = derivation.store(applied, spec.dtype)
+                    finite = finite and bool(np.isfinite(applied).all())  # 8 bits would hide it
+                    buffer.append(stored, times[buffer.num_frames : buffer.num_frames + len(stored)])
+                    report.num_frames += len(stored)
                     if progress is not None:
                         progress(report.num_frames, total)
-                if not buffer.finite:
-                    reason = f"a feature is not finite in {spec.dtype}; try --dtype float32"
-                    report.failed[row.video_id] = reason
-                    rest.append(replace(row, status="failed", reason=reason, frames_stored=0, feature_digest=""))
+                if not finite or not buffer.finite:
+                    rest.append(_failed(row, _not_finite(spec)))
                     continue
-                derived_row = VideoRow(
-                    video_id=row.video_id,
-                    length=buffer.num_frames,
-                    digest=buffer.hexdigest(),
-                    source=row.source,
-                    source_digest=row.source_digest,
-                    source_stat=row.source_stat,
-                    frames_expected=row.frames_expected,
-                    frames_decoded=row.frames_decoded,
-                    warnings=row.warnings,
-                )
-                writer.add(buffer, derived_row)
+                writer.add(buffer, _stored_row(row, buffer.num_frames, buffer.hexdigest()))
                 report.derived += 1
             writer.seal_if_due()
-    if rest:
-        append_journal(folder, writer.last_shard, rest)
-    report.cached += sum(row.status == "duplicate" for row in ledger.values())
+    rest = _without_lost_copies(rest, FeatureSet(folder, spec))
+    news = [row for row in rest if known.get(row.video_id) != row]
+    if news:
+        append_journal(folder, writer.last_shard, news)
+    report.failed = {row.video_id: row.reason for row in rest if row.status == "failed"}
+    report.cached += sum(row.status == "duplicate" for row in rest)
     compact(folder, spec, int(config.shard_mb * 1e6), _MANY_SHARDS)
+
+
+def _plan_rows(
+    parents: Parents, known: Mapping[str, LedgerRow], spec: Spec, report: DeriveReport
+) -> tuple[list[LedgerRow], list[LedgerRow]]:
+    """The parent's rows to compute, and those that get no features of their own; counts the rest as cached."""
+    todo: list[LedgerRow] = []
+    rest: list[LedgerRow] = []
+    contents = {row.source_digest for row in parents.ledgers[0].values() if row.status == "ok"}
+    for row in parents.ledgers[0].values():
+        if row.status == "duplicate" and row.source_digest not in contents and row.video_id in parents.sets[0]:
+            contents.add(row.source_digest)  # what it is a copy of has changed since; its features go by its own name
+            row = replace(row, status="ok", reason="")
+        if row.status != "ok":
+            rest.append(row)
+            continue
+        before, reason = known.get(row.video_id), parents.why_not(row.video_id)
+        same = before is not None and before.source_digest == row.source_digest
+        if reason is not None:
+            rest.append(_failed(row, reason))
+        elif before is not None and same and before.status == "ok":
+            report.cached += 1
+        elif before is not None and same and before.reason == _not_finite(spec):
+            rest.append(before)
+        else:
+            todo.append(row)
+    return todo, rest
+
+
+def _without_lost_copies(rows: Sequence[LedgerRow], derived: FeatureSet) -> list[LedgerRow]:
+    """Duplicates of what could not be derived have failed too."""
+    return [
+        _failed(row, f"{row.reason}, which failed")
+        if row.status == "duplicate" and derived.video_with_content(row.source_digest) is None
+        else row
+        for row in rows
+    ]
+
+
+def _failed(row: LedgerRow, reason: str) -> LedgerRow:
+    return replace(row, status="failed", reason=reason, frames_stored=0, feature_digest="")
+
+
+def _not_finite(spec: Spec) -> str:
+    return f"a derived feature is not finite in {spec.dtype}; try --dtype float32"
+
+
+def _stored_row(row: LedgerRow, length: int, digest: str) -> VideoRow:
+    return VideoRow(
+        video_id=row.video_id,
+        length=length,
+        digest=digest,
+        source=row.source,
+        source_digest=row.source_digest,
+        source_stat=row.source_stat,
+        frames_expected=row.frames_expected,
+        frames_decoded=row.frames_decoded,
+        warnings=row.warnings,
+    )

@@ -39,9 +39,9 @@ class Sequences:
         return max(min(self.features.length(video_id), self.max_len) for video_id in self.video_ids)
 
     def sequence(self, video_id: str) -> NDArray[np.floating]:
-        """Features of one video after thinning, ``(T, *feature_shape)`` in the stored dtype."""
-        view = self.features[video_id]
-        return view if len(view) <= self.max_len else view[spread(len(view), self.max_len)]
+        """Features of one video after thinning, ``(T, *feature_shape)``, in the dtype of the feature set."""
+        view = self.features.stored(video_id)  # 8 bits are decoded of the frames that are used only
+        return self.features.decode(view if len(view) <= self.max_len else view[spread(len(view), self.max_len)])
 
     def batch(self, rows: Sequence[int], seq_len: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Some videos, right-padded with zeros to one length.

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from framecache.cache.derivation import read_derivation
 from framecache.cache.errors import InputError
 from framecache.cache.fingerprint import digest_source, stat_source
 from framecache.cache.folders import scan_folder
 from framecache.cache.ledger import LedgerRow
 from framecache.cache.manifest import SPLITS, Video, read_manifest
+from framecache.cache.projection import write_projection
 from framecache.cache.quiet import quiet_stderr
 from framecache.cache.reader import FeatureSet
 from framecache.cache.spec import folder_name
@@ -52,6 +54,7 @@ def fit(feature_set: str, config: FitConfig, progress: bool = False) -> Run:
     begin = time.perf_counter()
     features = open_cache(config.cache)[feature_set]
     labeled = _labeled_videos(features, config)
+    _refuse_fitted_on_held_out(features, labeled)
     _refuse_hurt(features, [video.video_id for videos in labeled.splits.values() for video in videos])
     if len(features.feature_shape) > 1 and not config.dense and ":" not in config.model and config.model != "mean":
         config = replace(config, dense=GRID_DENSE)
@@ -120,6 +123,9 @@ def _train(
         "versions": {name: importlib.metadata.version(name) for name in ("framecache", "tensorflow", "keras", "numpy")},
     }
     model.save(folder / "model.keras")
+    if config.dense and ":" not in config.model:  # so that derive --dense can bake it
+        kernel, bias = model.get_layer("projection").get_weights()
+        write_projection(folder, features, experiment.statistics, kernel, bias, sequences["train"].video_ids)
     _write_predictions(folder / "predictions.csv", labeled, logits)
     _write_figures(folder, labeled, sequences, logits, history)
     # Last, so that a folder with a run.json is a finished run.
@@ -214,6 +220,27 @@ def _refuse_other_contents(videos: Sequence[Video], ledger: Mapping[str, LedgerR
             raise InputError(
                 f"{video.path}: the features of {video.video_id!r} in {name} are those of another content "
                 f"(extracted from {row.source}); extract this manifest again, or into a --cache of its own"
+            )
+
+
+def _refuse_fitted_on_held_out(features: FeatureSet, labeled: LabeledVideos) -> None:
+    """Refuses a PCA, a range or a projection that was fitted on what must only be predicted."""
+    if features.spec.lineage is None:
+        return
+    ledger = features.ledger()
+    fitted_on = set(read_derivation(features.folder, features.spec.lineage).fitted_on)
+    contents = {ledger[video_id].source_digest for video_id in fitted_on & ledger.keys()} - {""}
+    for split in ("val", "test"):
+        seen = [
+            video.video_id
+            for video in labeled.splits[split]
+            if video.video_id in fitted_on or ledger[video.video_id].source_digest in contents
+        ]
+        if seen:
+            named = ", ".join(map(repr, seen[:_SHOWN])) + ", …" * (len(seen) > _SHOWN)
+            raise InputError(
+                f"{features.name}: {len(seen)} of its {split} videos ({named}) are among those that it was fitted on; "
+                "derive it again with a --manifest whose column 'split' names train, val and test"
             )
 
 
