@@ -44,7 +44,7 @@ def main_command(
         print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     else:
         _print_report(report)
-    return SOME_FAILED if report.failed else OK
+    return SOME_FAILED if report.failed or report.not_merged else OK
 
 
 def _print_report(report: ExtractReport) -> None:
@@ -61,6 +61,8 @@ def _print_report(report: ExtractReport) -> None:
         )
     if report.warnings:
         print(f"{len(report.warnings)} computed with warnings: framecache ledger {report.feature_sets[0]}")
+    for name, reason in report.not_merged.items():
+        print(f"small shards not merged: {name}: {reason}")
     for video_id, reason in list(report.failed.items())[:_SHOWN_FAILURES]:
         print(f"failed: {video_id}: {reason}")
     if len(report.failed) > _SHOWN_FAILURES:

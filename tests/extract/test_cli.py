@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -69,6 +70,20 @@ def test_the_closing_lines_say_what_was_done(here: Path, capsys: pytest.CaptureF
     assert lines[3].endswith("frames/s, tensorflow), 384 B of features")
     assert lines[4].startswith("failed: bad.mp4: cannot be opened")
     assert err == ""
+
+
+def test_shards_that_cannot_be_merged_are_told_and_cost_no_feature(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("framecache.extract.pipeline.compact", disk_full)
+    assert run(app, ["clips", *TINY]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "3 videos: 3 computed, 0 cached, 0 duplicate, 0 failed"
+    assert lines[-1].startswith("small shards not merged: build.gap-")
+    assert lines[-1].endswith("No space left on device")
 
 
 def test_all_well_is_status_0_and_json_holds_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
