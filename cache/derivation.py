@@ -61,15 +61,22 @@ class Derivation:
             num_steps: How many steps are applied.
         """
         found = rows.astype(np.float32)
-        for number, step in enumerate(self.steps[:num_steps]):
-            if step["op"] == "reduce":
-                found = pool_maps(parse_reduction(step["reduction"]), found)
-            elif step["op"] == "l2":
-                norms = np.sqrt(np.einsum("ij,ij->i", *[found.reshape(len(found), -1)] * 2, dtype=np.float64))
-                found = found / np.maximum(norms, _L2_EPSILON).astype(np.float32).reshape(-1, *[1] * (found.ndim - 1))
-            elif step["op"] != "uint8":
-                found = self._project(number, found.reshape(len(found), -1))
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever wants finite numbers looks at all of them
+            for number, step in enumerate(self.steps[:num_steps]):
+                found = self._apply_step(number, step, found)
         return found
+
+    def _apply_step(self, number: int, step: Step, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        if step["op"] == "reduce":
+            return pool_maps(parse_reduction(step["reduction"]), rows)
+        if step["op"] == "uint8":
+            return rows
+        flat = rows.reshape(len(rows), -1)
+        if step["op"] == "l2":
+            norms = np.sqrt(np.einsum("ij,ij->i", flat, flat, dtype=np.float64))
+            scaled: NDArray[np.float32] = flat / np.maximum(norms, _L2_EPSILON).astype(np.float32)[:, None]
+            return scaled.reshape(rows.shape)
+        return self._project(number, flat)
 
     def store(self, rows: NDArray[np.float32], dtype: str) -> NDArray[Any]:
         """Applied rows in the dtype that is stored; uint8 by the last step's affine map, clipped to its range."""

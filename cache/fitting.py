@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,18 @@ def _length_before(parents: Parents, steps: Sequence[Step], number: int) -> int:
     return math.prod(shape)
 
 
+def _applied(
+    parents: Parents, derivation: Derivation, number: int, train: Sequence[str], progress: Progress | None
+) -> Iterator[NDArray[np.float32]]:
+    """Rows of the train split after the steps before this one."""
+    for rows in parents.read(train, progress):
+        applied = derivation.apply(rows, number)
+        if not np.isfinite(applied).all():
+            steps = ", ".join(str(step["op"]) for step in derivation.steps[:number])
+            raise InputError(f"derive: a feature of the train split is no finite number after {steps}")
+        yield applied
+
+
 def _fit_pca(
     parents: Parents, derivation: Derivation, number: int, train: Sequence[str], progress: Progress | None
 ) -> dict[str, NDArray[Any]]:
@@ -176,8 +188,8 @@ def _fit_pca(
             "pool a grid with --reduce gap, or project it with --random first"
         )
     moments = Moments(length)
-    for rows in parents.read(train, progress):
-        moments.add(derivation.apply(rows, number).reshape(len(rows), -1))
+    for rows in _applied(parents, derivation, number, train, progress):
+        moments.add(rows.reshape(len(rows), -1))
     return moments.fit_pca(step["dim"], step["whiten"])
 
 
@@ -189,9 +201,8 @@ def _fit_range(
         edge = np.full(_length_before(parents, derivation.steps, number), clip, np.float32)
         return fit_quantisation(-edge, edge)
     low, high = np.float32(np.inf), np.float32(-np.inf)
-    for rows in parents.read(train, progress):
-        applied = derivation.apply(rows, number)
-        low, high = np.minimum(low, applied.min(axis=0)), np.maximum(high, applied.max(axis=0))
+    for rows in _applied(parents, derivation, number, train, progress):
+        low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
     return fit_quantisation(np.asarray(low), np.asarray(high))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Parents:
             )
         self.sampling = sets[0].spec.sampling if self._sampling is None else str(self._sampling)
         self.ledgers: list[dict[str, LedgerRow]] = [features.ledger() for features in sets]
-        self._digests = [_stored_digests(features) for features in sets]
+        self._digests = [_stored_digests(*pair) for pair in zip(sets, self.ledgers, strict=True)]
 
     @property
     def fingerprints(self) -> list[str]:
@@ -125,10 +125,9 @@ class Parents:
         return np.concatenate([row.reshape(len(row), -1) for row in decoded], axis=1)
 
 
-def _stored_digests(features: FeatureSet) -> Callable[[str], str]:
+def _stored_digests(features: FeatureSet, ledger: Mapping[str, LedgerRow]) -> Callable[[str], str]:
     """The digest of what is stored for a video, under its own name or, of a duplicate, under another."""
     own, by_content = {}, {}
     for _, _, row in features.live_rows():
         own[row.video_id] = by_content[row.source_digest] = row.digest
-    ledger = features.ledger()
     return lambda video_id: own.get(video_id) or by_content[ledger[video_id].source_digest]

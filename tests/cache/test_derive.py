@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,23 @@ def test_overflow_of_the_stored_dtype_fails_its_video_once(place: Workplace) -> 
     again = place.derive(fitted=False, dtype="float16")
     assert (again.derived, again.num_frames, list(again.failed)) == (0, 0, ["huge"])
     assert (features.folder / "ledger.jsonl").read_bytes() == journal
+
+
+def test_overflow_in_a_step_fails_its_video_and_is_never_fitted_on(
+    tmp_path: Path, make_spec: MakeSpec, fill_set: FillSet
+) -> None:
+    spec = make_spec(reduction="grid", feature_shape=(1, 2, 3))
+    fill_set(tmp_path / "features", spec, {"small": np.full((9, 1, 2, 3), 1.5), "huge": np.full((2, 1, 2, 3), 60_000)})
+    manifest = write_manifest(tmp_path / "manifest.csv", {"small": "train", "huge": "train"})
+    config = DeriveConfig(cache=tmp_path / "features", reduce="gem=20", dtype="float32")
+    assert list(derive(spec.name, config).failed) == ["huge"]
+    write_manifest(manifest, {"small": "train", "huge": "test"})
+    bits = replace(config, dtype="uint8", manifest=manifest)
+    assert list(derive(spec.name, bits).failed) == ["huge"]  # and not as 255
+    write_manifest(manifest, {"small": "train", "huge": "train", "other": "test"})
+    for steps in ({"pca": 2}, {"pca": 0, "l2": True, "dtype": "uint8"}):
+        with pytest.raises(InputError, match="no finite number after reduce"):
+            derive(spec.name, replace(bits, **{"dtype": "float16", **steps}))
 
 
 # Train only
