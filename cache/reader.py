@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +74,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         self.spec = spec
         self._without = None if without is None else frozenset(without)
         self._maps: OrderedDict[tuple[Path, str], NDArray[Any]] = OrderedDict()
-        self._view = _read_view(folder, spec, self._without)
+        self._view = self._opened = _read_view(folder, spec, self._without)
         self._changed: set[str] = set()  # videos whose features are no longer those of the opening
         self._quantisation: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         if spec.dtype == "uint8":
@@ -205,11 +206,11 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         """Of the features that are read: the stored dtype, or float32 of a uint8 set."""
         return np.dtype("float32" if self._quantisation is not None else self.spec.dtype)
 
-    @property
+    @cached_property
     def num_frames(self) -> int:
-        """Frames of all videos together; duplicates count once."""
-        shards = self._view.shards
-        return sum(int(shards[shard].index["length"][row]) for shard, row in set(self._view.rows.values()))
+        """Frames of all videos together, as of the opening; duplicates count once."""
+        shards = self._opened.shards
+        return sum(int(shards[shard].index["length"][row]) for shard, row in set(self._opened.rows.values()))
 
     @property
     def num_bytes(self) -> int:
