@@ -148,11 +148,15 @@ def derive(name: str, config: DeriveConfig, progress: Progress | None = None) ->
     steps = _plan_steps(config, projection)
     spec = _plan_spec(parents, steps, config)
     split = read_train_split(parents, config.manifest, config.root) if config.manifest is not None else None
+    inherited = inherited_videos(parents)
     if split is not None:
-        split.refuse_held_out(inherited_videos(parents), " and ".join(features.name for features in sets))
-        split.refuse_held_out(projection.fitted_on if projection else (), f"--dense {config.dense}")
-    derivation = _find_derivation(store, parents, spec, split)
-    derivation = derivation or fit_derivation(parents, steps, split, projection, progress)
+        split.refuse_held_out(inherited, " and ".join(features.name for features in sets))
+    if projection is not None:
+        if split is not None:
+            split.refuse_held_out(projection.fitted_on, f"--dense {config.dense}")
+        inherited = (*inherited, *projection.fitted_on)
+    derivation = _find_derivation(store, spec, split, inherited)
+    derivation = derivation or fit_derivation(parents, steps, split, projection, inherited, progress)
     lineage = {"arrays": derivation.digest(), "fitted_on": fitted_digest(derivation.fitted_on)}
     spec = replace(spec, lineage={**(spec.lineage or {}), **lineage})
     report = DeriveReport(spec.name, fitted_videos=len(derivation.fitted_on))
@@ -197,7 +201,7 @@ def _plan_steps(config: DeriveConfig, projection: Projection | None) -> list[Ste
 def _plan_spec(parents: Parents, steps: Sequence[Step], config: DeriveConfig) -> Spec:
     """The derived set's spec, but for what its lineage says of arrays."""
     first = parents.sets[0].spec
-    if not steps and not config.sample and not config.concat and config.dtype == first.dtype:
+    if not steps and len(parents.sets) == 1 and (parents.sampling, config.dtype) == (first.sampling, first.dtype):
         raise InputError("derive: expected at least one step, such as --pca 256 or --dtype uint8; see --help")
     shape = parents.feature_shape
     for step in steps:
@@ -227,7 +231,7 @@ def _step_name(step: Step) -> str:
     return {"dense": f"dense={step.get('units')}", "l2": "l2"}.get(step["op"], "")
 
 
-def _find_derivation(store: Cache, parents: Parents, spec: Spec, split: TrainSplit | None) -> Derivation | None:
+def _find_derivation(store: Cache, spec: Spec, split: TrainSplit | None, inherited: Sequence[str]) -> Derivation | None:
     """The arrays of the same derivation made before, unless they saw videos that the manifest does not train on.
 
     Raises:
@@ -237,7 +241,6 @@ def _find_derivation(store: Cache, parents: Parents, spec: Spec, split: TrainSpl
     planned = spec.lineage or {}
     if not needs_fitting(planned["steps"]):
         return None
-    inherited = set(inherited_videos(parents))
     found: dict[str, Derivation] = {}
     for name in store.names():
         with suppress(InputError):  # another set's damaged spec is none of our business
@@ -249,7 +252,7 @@ def _find_derivation(store: Cache, parents: Parents, spec: Spec, split: TrainSpl
         if len(found) > 1:
             raise InputError(f"--manifest: expected one, since {', '.join(found)} were fitted on different videos")
         return next(iter(found.values()), None)
-    trained = set(split.video_ids) | inherited
+    trained = {*split.video_ids, *inherited}
     fitting = [derivation for derivation in found.values() if set(derivation.fitted_on) <= trained]
     return max(fitting, key=lambda derivation: len(derivation.fitted_on), default=None)
 

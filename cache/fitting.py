@@ -117,6 +117,7 @@ def fit_derivation(
     steps: Sequence[Step],
     split: TrainSplit | None,
     projection: Projection | None,
+    inherited: Sequence[str],
     progress: Progress | None = None,
 ) -> Derivation:
     """Makes the arrays of all steps, with one pass over the train split for each that is fitted.
@@ -126,6 +127,7 @@ def fit_derivation(
         steps: The steps.
         split: What may be read; needed where :func:`needs_fitting`.
         projection: Of the run, for a ``dense`` step.
+        inherited: Videos that the parents and the run were fitted on.
         progress: Called with the frames done and the frames in all, of each pass.
 
     Raises:
@@ -142,8 +144,7 @@ def fit_derivation(
         train = tuple(video_id for video_id in present if parents.why_not(video_id) is None)
         if not train:
             raise InputError(f"{split.manifest}: no video of its train split has the same frames in all parents")
-    before = dict.fromkeys((*inherited_videos(parents), *(projection.fitted_on if projection else ())))
-    derivation = Derivation(steps, fitted_on=tuple(before | dict.fromkeys(train)))
+    derivation = Derivation(steps, fitted_on=tuple(dict.fromkeys((*inherited, *train))))
     for number, step in enumerate(steps):
         arrays: Mapping[str, NDArray[Any]] = {}
         if step["op"] == "random":

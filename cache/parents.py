@@ -31,8 +31,9 @@ class Parents:
 
     def __init__(self, sets: Sequence[FeatureSet], sample: str | None = None) -> None:
         self.sets = sets
-        self._sampling = parse_sampling(sample) if sample else None
-        if sample and sets[0].spec.sampling != "all":
+        sampling = parse_sampling(sample or "all")
+        self._sampling = None if sampling.kind == "all" else sampling
+        if self._sampling is not None and sets[0].spec.sampling != "all":
             raise InputError(
                 f"--sample {sample}: expected a parent with all frames, found {sets[0].name} ({sets[0].spec.sampling})"
             )

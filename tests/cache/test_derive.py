@@ -577,6 +577,7 @@ def test_a_hurt_parent_is_refused_and_nothing_is_left(
 
 WRONG: dict[str, tuple[list[object], str]] = {
     "nothing to do": ([], "at least one step"),
+    "the parent's sampling": (["--sample", "all"], "at least one step"),
     "the parent's dtype": (["--dtype", "float32"], "at least one step"),
     "pca above the parent's": (["--pca", 13, "--manifest", "manifest.csv"], "expected 1 to 12 dimensions"),
     "random above the parent's": (["--random", 13], "expected 1 to 12 dimensions"),

@@ -105,6 +105,16 @@ def test_two_runs_bake_two_sets(fresh: Data, tmp_path: Path) -> None:
         baked = DeriveConfig(cache=fresh.cache, dense=run, dtype="uint8", manifest=fresh.manifest)
         sets.append(derive(fresh.name, baked).feature_set)
     assert sets[0] != sets[1]
+    fewer = tmp_path / "fewer.csv"  # the run may know more videos than this manifest does
+    lines = [line for line in fresh.manifest.read_text().splitlines() if "train5" not in line]
+    fewer.write_text("\n".join(lines))
+    fewer_sets = {
+        derive(
+            fresh.name, DeriveConfig(cache=fresh.cache, dense=tmp_path / "run0", dtype="uint8", manifest=fewer)
+        ).feature_set
+        for _ in range(2)
+    }
+    assert fewer_sets == {sets[0]}
 
 
 def test_a_run_that_saw_what_is_held_out_now_is_refused(fresh: Data, tmp_path: Path) -> None:
