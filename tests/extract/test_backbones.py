@@ -95,7 +95,8 @@ def test_sequential_and_nested_models_can_be_tapped(tiny_backbone: str, name: st
     backbone = load_backbone(f"tiny_backbone:{name}")
     assert backbone.map_shape(backbone.default_tap) == (8, 8, 4)
     frames = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    (features,) = make_engine("tensorflow", backbone, [(backbone.default_tap, parse_reduction("grid"))], 2, 1).run(frames)
+    outputs = [(backbone.default_tap, parse_reduction("grid"))]
+    (features,) = make_engine("tensorflow", backbone, outputs, 2, 1).run(frames)
     np.testing.assert_allclose(features, np.asarray(backbone.model(frames.astype(np.float32))), rtol=1e-5, atol=1e-5)
     assert load_backbone(f"tiny_backbone:{name}").weights_digest() == backbone.weights_digest()
 
