@@ -73,9 +73,7 @@ def read_train_split(parents: Parents, manifest: Path, root: Path | None) -> Tra
         if video.split in ("val", "test"):
             contents[_content(video, parents)].append(video)
     held_out = {
-        video.video_id
-        for video in videos
-        if any(_overlap(video, other) for other in contents[_content(video, parents)])
+        video.video_id for video in videos if any(video.overlaps(other) for other in contents[_content(video, parents)])
     }
     train = tuple(video.video_id for video in videos if video.split == "train" and video.video_id not in held_out)
     if not any(video_id in parents.sets[0] for video_id in train):
@@ -90,12 +88,6 @@ def _content(video: Video, parents: Parents) -> str:
     """What the video's file holds, whichever part of it is meant."""
     row = parents.ledgers[0].get(video.video_id)
     return (row.source_digest.partition("#")[0] if row else "") or str(video.path)
-
-
-def _overlap(one: Video, other: Video) -> bool:
-    begins = (one.start or 0.0, other.start or 0.0)
-    ends = (math.inf if one.end is None else one.end, math.inf if other.end is None else other.end)
-    return max(begins) < min(ends)
 
 
 def inherited_videos(parents: Parents) -> tuple[str, ...]:

@@ -53,6 +53,12 @@ class Video:
         """``#start-end`` of a part, empty for a whole video."""
         return segment_name(self.start, self.end)
 
+    def overlaps(self, other: Video) -> bool:
+        """Whether the two parts, if of one file, have a moment in common."""
+        begins = (self.start or 0.0, other.start or 0.0)
+        ends = (math.inf if self.end is None else self.end, math.inf if other.end is None else other.end)
+        return max(begins) < min(ends)
+
 
 def segment_name(start: float | None, end: float | None) -> str:
     """``#start-end`` in seconds, with an open side left empty; empty for a whole video."""

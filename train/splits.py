@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -149,7 +148,7 @@ def _shared_contents(videos: Sequence[Video], source_digests: Mapping[str, str])
         members.sort(key=lambda video: SPLITS.index(video.split or "train"), reverse=True)
         for place, video in enumerate(members):
             for other in members[:place]:
-                if other.split != video.split and _overlap(video, other):
+                if other.split != video.split and video.overlaps(other):
                     left_out[video.video_id] = f"same content as {other.video_id} ({other.split})"
                     break
     return left_out
@@ -158,12 +157,6 @@ def _shared_contents(videos: Sequence[Video], source_digests: Mapping[str, str])
 def _content(video: Video, source_digests: Mapping[str, str]) -> str:
     """What the video's file holds, whichever part of it is meant."""
     return source_digests.get(video.video_id, "").partition("#")[0] or video.video_id
-
-
-def _overlap(one: Video, other: Video) -> bool:
-    begins = (one.start or 0.0, other.start or 0.0)
-    ends = (math.inf if one.end is None else one.end, math.inf if other.end is None else other.end)
-    return max(begins) < min(ends)
 
 
 def _some(names: Sequence[str]) -> str:
