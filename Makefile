@@ -22,7 +22,7 @@ export MUTANTS ?= 4000
 export FLIPS   ?= 50000
 export SEED    ?= 0
 
-.PHONY: help train extract test soak lint format typecheck clean
+.PHONY: help train extract test soak bench lint format typecheck clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -47,6 +47,9 @@ test: $(VENV)/.installed-dev  ## run all tests
 
 soak: $(VENV)/.installed-dev  ## kill KILLS extractions, decode MUTANTS broken clips, flip FLIPS bits (an hour)
 	$(BIN)/python -m pytest tests/soak -m soak -s --timeout 0 $(ARGS)
+
+bench: $(VENV)/.installed-bench  ## how fast it is, beside its peers; ARGS="training" for one section
+	$(BIN)/python tests/bench $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check style
 	$(BIN)/ruff check .
@@ -74,4 +77,8 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
