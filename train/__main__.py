@@ -9,14 +9,18 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from framecache.cache.cli import OK, make_app, run
+from framecache.cache.errors import InputError
 from framecache.train.config import FitConfig
+from framecache.train.fidelity import FidelityConfig, compare_fidelity
 from framecache.train.fit import fit
+from framecache.train.tables import format_markdown, format_table
 
 app = make_app(
     "framecache-train",
     "Train sequence models on cached features.\n\n"
     "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/manifest.csv\n"
-    "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/ --model bilstm --units 128",
+    "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/ --model bilstm --units 128\n"
+    "Example: framecache-train fidelity efficientnet-lite0.gap efficientnet-lite0.gap.pca=64 --manifest videos/m.csv",
 )
 _SHOWN = 5  # of the videos left out
 
@@ -51,6 +55,31 @@ def fit_command(
         f"{record['epochs']} epochs in {seconds['train']:.1f} s, after {seconds['load'] + seconds['compile']:.1f} s "
         f"of start-up; trained on {counts['train']} videos"
     )
+    return OK
+
+
+@app.command(name="fidelity")
+def fidelity_command(
+    sets: Annotated[
+        tuple[str, ...], Parameter(name="set", help="Feature sets: names, with or without fingerprint, or prefixes.")
+    ] = (),
+    /,
+    *,
+    config: Annotated[FidelityConfig | None, Parameter(name="*")] = None,
+    markdown: Annotated[bool, Parameter(name="--md", negative="", help="Print the table as Markdown.")] = False,
+    json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print fidelity.json.")] = False,
+) -> int:
+    """Train one model with the same seeds on several feature sets, and compare size, fidelity, accuracy and time."""
+    if markdown and json_output:
+        raise InputError("--md, --json: expected one of them")
+    report = compare_fidelity(sets, config or FidelityConfig(), progress=True)
+    if json_output:
+        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+    elif markdown:
+        print(format_markdown(report))
+    else:
+        print(report.folder)
+        print(format_table(report))
     return OK
 
 

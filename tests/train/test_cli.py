@@ -95,10 +95,11 @@ def test_a_mistake_is_one_line_status_2_and_nothing_written(
     assert sorted(here.rglob("*")) == before
 
 
-def test_help_does_not_wait_for_tensorflow() -> None:
+@pytest.mark.parametrize("command", ["fit", "fidelity"])
+def test_help_does_not_wait_for_tensorflow(command: str) -> None:
     code = (
         "import sys; from framecache.cache.cli import run; from framecache.train.__main__ import app; "
-        "run(app, ['fit', '--help']); print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+        f"run(app, ['{command}', '--help']); print('tensorflow' in sys.modules, 'keras' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-2:] == ["False", "False"]
