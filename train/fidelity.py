@@ -7,14 +7,12 @@ import json
 import math
 import os
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from framecache.cache.errors import InputError
@@ -23,18 +21,18 @@ from framecache.cache.manifest import Video, read_manifest
 from framecache.cache.plugins import import_callable
 from framecache.cache.quiet import quiet_stderr
 from framecache.cache.reader import FeatureSet
-from framecache.cache.spec import diff_specs, folder_name
+from framecache.cache.spec import folder_name
 from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
 from framecache.train.data import Sequences
-from framecache.train.fit import GRID_DENSE, _labeled_videos, _refuse_fitted_on_held_out, _refuse_hurt, fit
+from framecache.train.fit import _labeled_videos, _refuse_fitted_on_held_out, _refuse_hurt, fit
+from framecache.train.inference import inference_ms, load_model
 from framecache.train.reconstruction import Fidelity, measure_fidelity
-from framecache.train.runs import RUN_FILE, Run, open_run
+from framecache.train.reuse import refuse_other_table, same_run
+from framecache.train.runs import RUN_FILE, Run
 from framecache.train.splits import LabeledVideos
 
 TABLE_FILE = "fidelity.json"
-_NOT_COMPARED = ("manifest", "root", "cache", "runs", "name")  # where things are; what is in them is compared
-_TIMED_PASSES = 5
 _MAX_RUN_NAME = 150  # of the feature set's part; the fingerprint tells runs apart
 
 
@@ -258,63 +256,14 @@ def _find_runs(
     if (folder / RUN_FILE).exists() or (os.path.lexists(folder) and not folder.is_dir()):
         raise InputError(f"--name {folder.name!r}: {folder} is there, and no comparison; choose another name")
     if (folder / TABLE_FILE).is_file():
-        _refuse_other_table(folder / TABLE_FILE, config)
+        refuse_other_table(folder / TABLE_FILE, config)
     runs: dict[tuple[str, int], Run | None] = {}
     for features in sets:
         for seed, videos in labeled.items():
             wanted = config.for_run(features, seed)
             place = folder / str(wanted.name)
-            runs[features.name, seed] = _same_run(place, features, wanted, videos) if os.path.lexists(place) else None
+            runs[features.name, seed] = same_run(place, features, wanted, videos) if os.path.lexists(place) else None
     return runs
-
-
-def _refuse_other_table(path: Path, config: FidelityConfig) -> None:
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))["config"]
-        changes = _changes(before, asdict(config), (*_NOT_COMPARED, "seed", "num_seeds"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: is no table of framecache-train fidelity; choose another --name") from error
-    if changes:
-        raise InputError(f"{path}: is of other settings ({changes}); choose another --name, or remove {path.parent}")
-
-
-def _same_run(folder: Path, features: FeatureSet, wanted: FitConfig, labeled: LabeledVideos) -> Run:
-    """The finished run of exactly these features, settings and labels.
-
-    Raises:
-        InputError: It is another one, or none.
-    """
-    remedy = f"choose another --name, or remove {folder}"
-    if not (folder / RUN_FILE).is_file():
-        raise InputError(f"{folder}: is no finished run; {remedy}")
-    run = open_run(folder)
-    if run.record.get("fingerprint") != features.fingerprint:
-        raise InputError(f"{folder}: is a run on other features than {features.name}; {remedy}")
-    before = dict(run.record.get("config") or {})
-    if not wanted.dense and len(features.feature_shape) > 1 and before.get("dense") == GRID_DENSE:
-        before["dense"] = 0  # what a grid gets of its own accord
-    changes = _changes(before, asdict(wanted), _NOT_COMPARED)
-    if changes:
-        raise InputError(f"{folder}: is a run of other settings ({changes}); {remedy}")
-    if _predicted(folder) != {
-        (video.video_id, split, video.label) for split, members in labeled.splits.items() for video in members
-    }:
-        raise InputError(f"{folder}: is a run with other labels or splits than {wanted.manifest} has now; {remedy}")
-    return run
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], but: Sequence[str]) -> str:
-    old, new = ({key: value for key, value in side.items() if key not in but} for side in (before, now))
-    return "; ".join(diff_specs(old, new))
-
-
-def _predicted(folder: Path) -> set[tuple[str, str, str]]:
-    """Videos, splits and labels that a run knows."""
-    path = folder / "predictions.csv"
-    if not path.is_file():
-        return set()
-    with path.open(newline="", encoding="utf-8") as stream:
-        return {(row["video_id"], row["split"], row["label"]) for row in csv.DictReader(stream)}
 
 
 def _fit(features: FeatureSet, config: FitConfig) -> Run:
@@ -334,13 +283,13 @@ def _row(
     milliseconds: float | None = None
     num_parameters: int | None = None
     try:
-        model = _load_model(runs[0])
+        model = load_model(runs[0])
     except Exception as error:  # whatever a model of the user's own makes Keras raise: it has its accuracy all the same
         remarks.append(f"the model of {runs[0].folder.name} cannot be loaded, nor timed ({error})")
     else:
         num_parameters = int(model.count_params())
         sequences = Sequences(features, tuple(test), np.zeros(len(test), np.int64), config.max_len)
-        milliseconds = _inference_ms(model, sequences, config.batch_size)
+        milliseconds = inference_ms(model, sequences, config.batch_size)
     return FidelityRow(
         feature_set=features.name,
         fingerprint=features.fingerprint,
@@ -367,37 +316,6 @@ def _row(
 
 def _deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _load_model(run: Run) -> Any:
-    with quiet_stderr():
-        import keras
-    return keras.saving.load_model(run.folder / "model.keras", safe_mode=True)
-
-
-def _inference_ms(model: Any, sequences: Sequences, batch_size: int) -> float:
-    """Milliseconds per video of the forward pass alone, over all sequences: the median of some passes after one."""
-    num_videos, seq_len = len(sequences), sequences.seq_len
-    passes = []
-    for _ in range(1 + _TIMED_PASSES):
-        seconds = 0.0
-        for begin in range(0, num_videos, batch_size):
-            rows = range(begin, min(begin + batch_size, num_videos))
-            inputs = _padded(*sequences.batch(rows, seq_len), batch_size)
-            start = time.perf_counter()
-            model.predict_on_batch(inputs)
-            seconds += time.perf_counter() - start
-        passes.append(1000 * seconds / num_videos)
-    return statistics.median(passes[1:])
-
-
-def _padded(features: NDArray[np.float32], mask: NDArray[np.bool_], batch_size: int) -> dict[str, NDArray[Any]]:
-    """A batch filled up with empty rows, so that all batches have one shape and nothing is traced twice."""
-    empty = batch_size - len(features)
-    features = np.pad(features, [(0, empty), *[(0, 0)] * (features.ndim - 1)])
-    mask = np.pad(mask, [(0, empty), (0, 0)])
-    mask[batch_size - empty :, 0] = True  # the mean of no frame at all would not be a number
-    return {"features": features, "mask": mask}
 
 
 def short_labels(sets: Sequence[FeatureSet]) -> tuple[str, ...]:

@@ -56,8 +56,12 @@ def format_markdown(report: FidelityReport) -> str:
 def heading(report: FidelityReport) -> str:
     """What is the same in all rows."""
     config = report.config
-    seeds = f"{config.num_seeds} seeds" if config.num_seeds > 1 else f"seed {config.seed}"
-    return f"{config.model}, {seeds}, {report.num_test_videos} test videos; accuracies are mean ± standard deviation"
+    if config.num_seeds == 1:
+        return f"{config.model}, seed {config.seed}, {report.num_test_videos} test videos"
+    return (
+        f"{config.model}, {config.num_seeds} seeds, {report.num_test_videos} test videos; accuracies are mean ± sample "
+        "standard deviation over the seeds"
+    )
 
 
 def notes(report: FidelityReport) -> list[str]:
