@@ -57,8 +57,14 @@ def _print_report(report: ExtractReport) -> None:
     if report.num_frames:
         print(
             f"{report.num_frames} frames in {report.seconds:.1f} s ({report.num_frames / report.seconds:.0f} frames/s, "
-            f"{report.engine}), {format_bytes(report.num_bytes)} of features"
+            f"{report.engine}, bound by {report.bound_by}), {format_bytes(report.num_bytes)} of features"
         )
+        print(
+            f"spent {report.start_seconds + report.seconds:.1f} s, start-up included; "
+            f"each epoch of each later experiment saves {report.saved_seconds:.1f} s of decoding and CNN"
+        )
+    if report.engine_note:
+        print(f"warning: the slower engine was taken: {report.engine_note}")
     if report.warnings:
         print(f"{len(report.warnings)} computed with warnings: framecache ledger {report.feature_sets[0]}")
     for name, reason in report.not_merged.items():

@@ -1,70 +1,74 @@
-"""Backbones: frozen CNNs, each with its own preprocessing, weights digest and taps."""
+"""Backbones: what is to be known of a frozen CNN, and the CNN itself where it is needed.
+
+Building a network takes ten seconds, nearly all of it importing TensorFlow. Where the network's weights and code are
+known without building it, what was found out about it the last time is enough for a feature set's spec.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import inspect
-import re
+import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from framecache.cache.errors import InputError
-from framecache.cache.plugins import import_callable
-from framecache.cache.quiet import quiet_stderr
-from framecache.extract.layers import LayerGraph, digest_layers, trace_layers
+from framecache.cache.errors import FramecacheError, InputError
+from framecache.cache.fingerprint import digest_source
+from framecache.extract import kept
+from framecache.extract.efficientnet_lite0 import default_weights_file
+from framecache.extract.layers import LayerGraph, digest_layers
+from framecache.extract.networks import DEFAULT_BACKBONE, Network, build_network, normalise, plain_name, weights_file
 from framecache.extract.video import Geometry
 
-DEFAULT_BACKBONE = "efficientnet-lite0"
-LITE0_NORMALISATION = "(x-127)/128"
-NO_NORMALISATION = "none"
-RANDOM_WEIGHTS_SEED = 0
+__all__ = ["DEFAULT_BACKBONE", "Backbone", "load_backbone"]
 
-# The input size of each keras.applications network where it is not 224.
-_APPLICATION_SIZES = {
-    "EfficientNetB1": 240,
-    "EfficientNetB2": 260,
-    "EfficientNetB3": 300,
-    "EfficientNetB4": 380,
-    "EfficientNetB5": 456,
-    "EfficientNetB6": 528,
-    "EfficientNetB7": 600,
-    "EfficientNetV2B1": 240,
-    "EfficientNetV2B2": 260,
-    "EfficientNetV2B3": 300,
-    "EfficientNetV2S": 384,
-    "EfficientNetV2M": 480,
-    "EfficientNetV2L": 480,
-    "InceptionResNetV2": 299,
-    "InceptionV3": 299,
-    "NASNetLarge": 331,
-    "Xception": 299,
-}
+_KIND = "network"  # of what is kept
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen CNN, ready to be tapped.
+    """A frozen CNN with its own preprocessing.
 
     Attributes:
         name: As in the spec and in the feature set's name.
-        model: The Keras model; its input is the normalised picture ``(B, H, W, 3)``, float32.
-        graph: Its layers, each of which may be tapped.
-        geometry: How a picture becomes that input's size.
+        weights: Digest of architecture and weights, 64 hexadecimal characters.
+        geometry: How a picture becomes the input's size.
         normalisation: What happens to RGB values in [0, 255] before the model: ``(x-127)/128``, ``none``, or
             the name of a keras.applications module whose ``preprocess_input`` it is.
-        default_tap: The last layer that gives a feature map.
+        maps: Shape ``(h, w, C)`` of each layer's feature map in the order of the layers, None where it gives none.
+        build: Builds the network.
     """
 
     name: str
-    model: Any
-    graph: LayerGraph
+    weights: str
     geometry: Geometry
     normalisation: str
-    default_tap: str
+    maps: Mapping[str, tuple[int, int, int] | None]
+    build: Callable[[], Network]
+
+    @cached_property
+    def network(self) -> Network:
+        """The network, built when it is first asked for."""
+        return self.build()
+
+    @property
+    def model(self) -> Any:
+        """The Keras model; its input is the normalised picture ``(B, H, W, 3)``, float32."""
+        return self.network.model
+
+    @property
+    def graph(self) -> LayerGraph:
+        """The model's layers, each of which may be tapped."""
+        return self.network.graph
+
+    @property
+    def default_tap(self) -> str:
+        """The last layer that gives a feature map."""
+        return self._map_names[-1]
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -73,11 +77,7 @@ class Backbone:
 
     def normalise(self, pixels: Any) -> Any:
         """RGB float32 tensor in [0, 255] → the model's input."""
-        if self.normalisation == NO_NORMALISATION:
-            return pixels
-        if self.normalisation == LITE0_NORMALISATION:
-            return (pixels - 127.0) / 128.0
-        return _preprocess_input(self.normalisation)(pixels)
+        return normalise(self.normalisation, pixels)
 
     def map_shape(self, tap: str) -> tuple[int, int, int]:
         """Shape ``(h, w, C)`` of the feature map at a layer.
@@ -85,24 +85,24 @@ class Backbone:
         Raises:
             InputError: No such layer (with the near names), or it gives no feature map of fixed size.
         """
-        if tap not in self.graph.outputs:
-            near = difflib.get_close_matches(tap, self.graph.outputs, 3) or _map_names(self.graph)[-3:]
+        if tap not in self.maps:
+            near = difflib.get_close_matches(tap, self.maps, 3) or self._map_names[-3:]
             raise InputError(f"--tap {tap!r}: {self.name} has no such layer; did you mean {', '.join(near)}?")
-        shape = _map_shape(self.graph.outputs[tap])
+        shape = self.maps[tap]
         if shape is None:
             raise InputError(
                 f"--tap {tap!r}: expected a layer that gives a feature map (h, w, C); the last ones of "
-                f"{self.name} are {', '.join(_map_names(self.graph)[-3:])}"
+                f"{self.name} are {', '.join(self._map_names[-3:])}"
             )
         return shape
 
-    def weights_digest(self) -> str:
-        """Digest of architecture and weights, 64 hexadecimal characters."""
-        return digest_layers(self.graph)
+    @property
+    def _map_names(self) -> list[str]:
+        return [name for name, shape in self.maps.items() if shape is not None]
 
 
 def load_backbone(name: str, weights: str | None = None, normalisation: str | None = None) -> Backbone:
-    """Builds a frozen CNN.
+    """A frozen CNN; built at once unless it is known from the last time.
 
     Args:
         name: ``efficientnet-lite0``, any keras.applications network (in any case, with or without hyphens),
@@ -115,170 +115,76 @@ def load_backbone(name: str, weights: str | None = None, normalisation: str | No
     Raises:
         InputError: There is no such network, file or callable, or the weights cannot be had.
     """
-    with quiet_stderr():
-        import tensorflow  # noqa: F401
-    if normalisation is not None:
-        _preprocess_input(normalisation)
-    own = name.endswith(".keras") or ":" in name
-    if not own and normalisation is not None:
-        raise InputError(f"--preprocessing {normalisation!r}: {name} has its own; it is for a model of one's own")
-    if own:
-        if weights is not None:
-            raise InputError(f"--weights {weights!r}: {name} brings its own weights; leave --weights out")
-        return _own_backbone(name, normalisation or NO_NORMALISATION)
-    if _plain(name) == _plain(DEFAULT_BACKBONE):
-        return _efficientnet_lite0(weights)
-    return _application(name, weights)
-
-
-def _efficientnet_lite0(weights: str | None) -> Backbone:
-    from framecache.extract import efficientnet_lite0 as lite0
-
-    if weights == "random":
-        raise InputError(f"--weights random: {DEFAULT_BACKBONE} has its ImageNet weights; leave --weights out")
-    model = lite0.build_efficientnet_lite0(None if weights is None else _weights_file(weights))
-    size = lite0.INPUT_SIZE
-    # Evaluated as in its training: the central 224/256 of the shorter side, bicubic.
-    geometry = Geometry(size, size, fit="crop", crop_fraction=0.875, interpolation="bicubic")
-    return _backbone(DEFAULT_BACKBONE, model, geometry, LITE0_NORMALISATION)
-
-
-def application_names() -> dict[str, Callable[..., Any]]:
-    """Every network of keras.applications, by its name there."""
-    import keras
-
-    return {
-        name: builder
-        for name, builder in vars(keras.applications).items()
-        if inspect.isfunction(builder) and name[0].isupper()
-    }
-
-
-def _application(name: str, weights: str | None) -> Backbone:
-    import keras
-
-    networks = application_names()
-    by_plain = {_plain(network): network for network in networks}
-    if _plain(name) not in by_plain:
-        known = [DEFAULT_BACKBONE, *networks]
-        near_plain = difflib.get_close_matches(_plain(name), [_plain(network) for network in known], 3, 0.5)
-        near = [network for network in known if _plain(network) in near_plain]
-        raise InputError(
-            f"--backbone {name!r}: no such network; did you mean {', '.join(near)}?"
-            if near
-            else f"--backbone {name!r}: no such network; expected {DEFAULT_BACKBONE}, a keras.applications name, "
-            "a .keras file or module:callable"
-        )
-    network = by_plain[_plain(name)]
-    size = _APPLICATION_SIZES.get(network, 224)
-    if weights == "random":
-        keras.utils.set_random_seed(RANDOM_WEIGHTS_SEED)
-    source = "imagenet" if weights is None else None if weights == "random" else str(_weights_file(weights))
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # where Keras reports a download
-            model = networks[network](include_top=False, weights=source, input_shape=(size, size, 3))
-    except Exception as error:  # Keras raises bare Exception when a download fails
-        if source == "imagenet":
-            raise InputError(
-                f"--backbone {network}: its ImageNet weights cannot be downloaded ({_first_line(error)}); name a "
-                "weights file with --weights FILE, put it into ~/.keras/models, or use --backbone "
-                f"{DEFAULT_BACKBONE}, which needs no download"
-            ) from error
-        raise InputError(
-            f"--weights {weights}: does not fit {network} without its top ({_first_line(error)})"
-        ) from error
-    # keras.applications documents pictures that are stretched to the input size (image_dataset_from_directory).
-    geometry = Geometry(size, size, fit="stretch", interpolation="bilinear")
-    module = networks[network].__module__.rpartition(".")[2]
-    return _backbone(network, model, geometry, module)
-
-
-def _own_backbone(name: str, normalisation: str) -> Backbone:
-    model = _load_keras_file(Path(name)) if name.endswith(".keras") else _call(name)
-    shape = getattr(model, "input_shape", None)
-    if not (isinstance(shape, tuple) and len(shape) == 4 and shape[3] == 3 and None not in shape[1:]):
-        raise InputError(
-            f"--backbone {name}: expected a Functional or Sequential model with one input of fixed size "
-            f"(None, height, width, 3), found {type(model).__name__} with input {shape}"
-        )
-    geometry = Geometry(shape[1], shape[2], fit="stretch", interpolation="bilinear")
-    short = Path(name).stem if name.endswith(".keras") else name.rpartition(":")[2]
-    return _backbone(short, model, geometry, normalisation)
-
-
-def _backbone(name: str, model: Any, geometry: Geometry, normalisation: str) -> Backbone:
-    try:
-        graph = trace_layers(model)
-    except Exception as error:  # a user's layers may raise anything
-        raise InputError(f"--backbone {name}: its layers cannot be called one by one ({_first_line(error)})") from error
-    maps = _map_names(graph)
-    if not maps:
+    recipe = _recipe(name, weights, normalisation)
+    known = recipe and kept.recall(_KIND, recipe)
+    if known:
+        return _from_json(known, lambda: build_network(name, weights, normalisation))
+    network = build_network(name, weights, normalisation)
+    backbone = Backbone(
+        network.name,
+        digest_layers(network.graph),
+        network.geometry,
+        network.normalisation,
+        {layer: _map_shape(output) for layer, output in network.graph.outputs.items()},
+        lambda: network,
+    )
+    if not backbone._map_names:
         raise InputError(f"--backbone {name}: none of its layers gives a feature map (h, w, C) of fixed size")
-    return Backbone(name, model, graph, geometry, normalisation, default_tap=maps[-1])
+    if recipe:
+        kept.keep(_KIND, recipe, _to_json(backbone))
+    return backbone
 
 
-def _load_keras_file(path: Path) -> Any:
-    import keras
+def _recipe(name: str, weights: str | None, normalisation: str | None) -> dict[str, str] | None:
+    """All that decides a network, beside the software; None where only building it can tell.
 
-    if not path.is_file():
-        raise InputError(f"--backbone {path}: no such file; expected a model saved by Keras 3")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged file makes Keras raise whatever its parts raise
-        raise InputError(f"--backbone {path}: not a Keras 3 model that loads safely ({_first_line(error)})") from error
-
-
-def _call(name: str) -> Any:
-    import keras
-
-    try:
-        model = import_callable(name, "--backbone")()
-    except InputError:
-        raise
-    except Exception as error:  # a user's code may raise anything
-        raise InputError(f"--backbone {name}: it raises {type(error).__name__}: {_first_line(error)}") from error
-    if not isinstance(model, keras.Model):
-        raise InputError(f"--backbone {name}: expected it to return a Keras model, found {type(model).__name__}")
-    return model
-
-
-def _preprocess_input(module: str) -> Callable[[Any], Any]:
-    import keras
-
-    modules = {
-        name: found
-        for name, found in vars(keras.applications).items()
-        if inspect.ismodule(found) and hasattr(found, "preprocess_input")
+    That is so for one's own code, for ImageNet weights that Keras downloads, and in a process that has Keras loaded
+    already: somebody may have changed its settings, and little time is to be won.
+    """
+    if normalisation is not None or name.endswith(".keras") or ":" in name or "keras" in sys.modules:
+        return None
+    if weights == "random":
+        content = weights
+    elif weights is not None:
+        file = weights_file(weights)
+        content = digest_source(file) + file.suffix  # Keras reads a file by its suffix
+    elif plain_name(name) == plain_name(DEFAULT_BACKBONE):
+        content = digest_source(default_weights_file())
+    else:
+        return None
+    settings = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    return {
+        "backbone": plain_name(name),
+        "weights": content,
+        "settings": settings.read_text(errors="replace") if settings.is_file() else "",
+        "backend": os.environ.get("KERAS_BACKEND", ""),
     }
-    if module not in modules:
-        near = difflib.get_close_matches(module, modules, 3, 0.5) or sorted(modules)
-        raise InputError(
-            f"--preprocessing {module!r}: no such module in keras.applications; did you mean {', '.join(near)}?"
-        )
-    return modules[module].preprocess_input  # type: ignore[no-any-return]
 
 
-def _weights_file(weights: str) -> Path:
-    path = Path(weights)
-    if not path.is_file():
-        raise InputError(f"--weights {weights!r}: no such file; expected a file of weights, or 'random'")
-    return path
+def _to_json(backbone: Backbone) -> bytes:
+    values = {field: getattr(backbone, field) for field in ("name", "weights", "normalisation", "maps")}
+    return json.dumps(values | {"geometry": asdict(backbone.geometry)}).encode()
+
+
+def _from_json(text: bytes, build: Callable[[], Network]) -> Backbone:
+    values: dict[str, Any] = json.loads(text)
+    values["geometry"] = Geometry(**values["geometry"])
+    values["maps"] = {layer: shape and tuple(shape) for layer, shape in values["maps"].items()}
+
+    def build_the_same() -> Network:
+        network = build()
+        found = digest_layers(network.graph)
+        if found != values["weights"]:
+            raise FramecacheError(
+                f"{network.name}: expected the network {values['weights'][:8]}…, built {found[:8]}…; "
+                f"delete the folder {kept.folder()} and run the same command again"
+            )
+        return network
+
+    return Backbone(**values, build=build_the_same)
 
 
 def _map_shape(output: Any) -> tuple[int, int, int] | None:
     """``(h, w, C)`` where a layer's output is one feature map of fixed size."""
     shape = getattr(output, "shape", ())
     return tuple(shape[1:]) if len(shape) == 4 and None not in shape[1:] else None
-
-
-def _map_names(graph: LayerGraph) -> list[str]:
-    return [name for name, output in graph.outputs.items() if _map_shape(output) is not None]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

@@ -108,7 +108,15 @@ class ExtractReport:
         num_frames: Frames that went through the CNN.
         num_bytes: Bytes of features written.
         seconds: Wall time of decoding, computing and writing, without start-up.
+        start_seconds: Wall time before that: imports of TensorFlow, reading the ledger, building the engine.
+        decode_wait_seconds: Of ``seconds``, spent waiting for frames.
+        cnn_wait_seconds: Of ``seconds``, spent waiting for the CNN.
+        write_seconds: Of ``seconds``, spent on digests and on the disk.
+        bound_by: ``decode``, ``CNN`` or ``write``, whichever was waited for longest; empty when nothing was computed.
+        saved_seconds: What each epoch of a later experiment would spend on these frames with the decoder and the CNN
+            inside: ``seconds`` without ``write_seconds``.
         engine: What ran the CNN; empty when there was nothing to run.
+        engine_note: Why that is not the engine that ``auto`` prefers; empty when it is.
         not_merged: Why the small shards of a feature set could not be merged, by its name.
     """
 
@@ -122,7 +130,14 @@ class ExtractReport:
     num_frames: int = 0
     num_bytes: int = 0
     seconds: float = 0.0
+    start_seconds: float = 0.0
+    decode_wait_seconds: float = 0.0
+    cnn_wait_seconds: float = 0.0
+    write_seconds: float = 0.0
+    bound_by: str = ""
+    saved_seconds: float = 0.0
     engine: str = ""
+    engine_note: str = ""
     not_merged: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

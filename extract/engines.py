@@ -5,145 +5,158 @@ Every batch has one shape, so that a frame's numbers do not depend on how many f
 
 from __future__ import annotations
 
-import tempfile
+import itertools
+import os
+import sys
 from collections.abc import Sequence
-from typing import Any, Protocol
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError
-from framecache.cache.quiet import quiet_stderr
-from framecache.cache.reductions import Reduction
 from framecache.extract.backbones import Backbone
-from framecache.extract.reductions import reduce_maps
+from framecache.extract.forward import Output, forward_module
+from framecache.extract.litert import DisagreementError, load_litert
 
 ENGINE_NAMES = ("auto", "tensorflow", "litert")
-Output = tuple[str, Reduction]  # tap, and what becomes of its map
+_GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, any under WSL, AMD
 
 
 class Engine(Protocol):
-    """Runs the frozen CNN on batches of one size."""
+    """Runs the frozen CNN on batches of one size.
+
+    Attributes:
+        name: ``tensorflow`` or ``litert``.
+        batch_size: Frames per pass.
+        num_parallel: Passes that it may run at once.
+        note: Why it is not the one that ``auto`` prefers; empty when it is.
+    """
 
     name: str
     batch_size: int
+    num_parallel: int
+    note: str
 
-    def run(self, frames: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    def run(self, frames: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """One forward pass.
 
         Args:
             frames: RGB ``(batch_size, H, W, 3)`` uint8.
 
         Returns:
-            Per output ``(batch_size, *feature_shape)`` float32, in the order in which they were asked for.
+            Per output ``(batch_size, *feature_shape)``, in the order in which they were asked for: float32, or already
+            the dtype that the engine was made for.
         """
         ...
 
 
-def make_engine(name: str, backbone: Backbone, outputs: Sequence[Output], batch_size: int, num_threads: int) -> Engine:
+class PassesAhead:
+    """Runs passes in threads, so that one computes while the features of the last are stored and frames come in.
+
+    Attributes:
+        depth: So many passes are worth having under way.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.depth = 1 + engine.num_parallel
+        self._engine = engine
+        self._threads = ThreadPoolExecutor(engine.num_parallel, "engine")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, frames: NDArray[np.uint8]) -> Future[list[NDArray[Any]]]:
+        """Begins a pass; the frames must stay as they are until its result is there."""
+        return self._threads.submit(self._engine.run, frames)
+
+
+def make_engine(
+    name: str, backbone: Backbone, outputs: Sequence[Output], batch_size: int, num_threads: int, dtype: str = "float32"
+) -> Engine:
     """Builds the engine for a backbone and all outputs of one pass.
 
     Args:
         name: ``tensorflow``, ``litert`` or ``auto``: the graph where there is a GPU, else LiteRT, else, where
-            the network does not convert, the graph again.
+            the network does not convert or gives other numbers then, the graph again.
         backbone: The CNN.
         outputs: Pairs of tap and reduction.
         batch_size: Frames per pass.
         num_threads: Threads of a CPU engine.
+        dtype: What the features will be stored as; a GPU copies back no more than that.
 
     Raises:
         InputError: There is no such engine, or LiteRT was asked for and does not take the network.
     """
-    import tensorflow as tf
-
     if name not in ENGINE_NAMES:
         raise InputError(f"--engine {name!r}: expected one of {', '.join(ENGINE_NAMES)}")
-    module = _forward(backbone, outputs, batch_size)
-    if name == "tensorflow" or (name == "auto" and tf.config.list_physical_devices("GPU")):
-        return TensorFlowEngine(module, batch_size)
-    with quiet_stderr():
-        try:
-            return LiteRTEngine(module, batch_size, num_threads)
-        except Exception as error:  # the converter raises many kinds for what it does not know
-            refusal = str(error).strip().partition("\n")[0][:200]
+    gpus = [] if name == "litert" else _gpus()
+    if name == "tensorflow" or gpus:
+        return TensorFlowEngine(backbone, outputs, batch_size, dtype, gpus)
+    try:
+        return load_litert(backbone, outputs, batch_size, num_threads)
+    except DisagreementError as error:
+        refusal = f"{backbone.name} is not the same after conversion ({error})"
+    except Exception as error:  # the converter raises many kinds for what it does not know
+        refusal = f"{backbone.name} does not convert ({str(error).strip().partition(chr(10))[0][:200]})"
     if name == "litert":
-        raise InputError(f"--engine litert: {backbone.name} does not convert ({refusal}); use --engine tensorflow")
-    return TensorFlowEngine(module, batch_size)
+        raise InputError(f"--engine litert: {refusal}; use --engine tensorflow")
+    engine = TensorFlowEngine(backbone, outputs, batch_size, dtype)
+    engine.note = refusal
+    return engine
 
 
-def _forward(backbone: Backbone, outputs: Sequence[Output], batch_size: int) -> Any:
-    """The whole pass as a TensorFlow module: its ``run`` takes uint8 frames, gives features by output key."""
-    import keras
+def _gpus() -> list[str]:
+    """Names of the GPUs; TensorFlow is asked only where there may be one."""
+    if sys.platform == "linux" and "tensorflow" not in sys.modules and not any(map(os.path.exists, _GPU_DRIVERS)):
+        return []
     import tensorflow as tf
 
-    taps = list(dict.fromkeys(tap for tap, _ in outputs))
-    network = keras.Model(backbone.graph.frames, [backbone.graph.outputs[tap] for tap in taps])
-    geometry = backbone.geometry
-
-    def run(frames: Any) -> dict[str, Any]:
-        pixels = backbone.normalise(tf.cast(frames, tf.float32))
-        found = network(pixels, training=False)
-        maps = dict(zip(taps, found if isinstance(found, list | tuple) else [found], strict=True))
-        return {
-            _key(index): tf.cast(reduce_maps(reduction, maps[tap]), tf.float32)
-            for index, (tap, reduction) in enumerate(outputs)
-        }
-
-    module = tf.Module()
-    module.weights = [variable.value for variable in network.variables]  # saving needs to see them
-    shape = (batch_size, geometry.height, geometry.width, 3)
-    module.run = tf.function(run, input_signature=[tf.TensorSpec(shape, tf.uint8, name="frames")])
-    return module
-
-
-def _key(output: int) -> str:
-    return f"output_{output:03d}"
+    return [device.name for device in tf.config.list_logical_devices("GPU")]
 
 
 class TensorFlowEngine:
-    """The TensorFlow graph, on the GPU where there is one."""
+    """The TensorFlow graph, on all GPUs that there are: batches go to them in turns.
+
+    Args:
+        backbone: The CNN.
+        outputs: Pairs of tap and reduction.
+        batch_size: Frames per pass.
+        dtype: Of the features that come back.
+        devices: Names of devices that get a copy of the network each; none to leave that to TensorFlow.
+    """
 
     name = "tensorflow"
 
-    def __init__(self, module: Any, batch_size: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        outputs: Sequence[Output],
+        batch_size: int,
+        dtype: str = "float32",
+        devices: Sequence[str] = (),
+    ) -> None:
         import tensorflow as tf
 
         # TF32 would give an NVIDIA GPU other numbers than a CPU, under the same fingerprint.
         tf.config.experimental.enable_tensor_float_32_execution(False)
         self.batch_size = batch_size
-        self._module = module
+        self.note = ""
+        # Two passes for each device: one computes while the other's frames go there or its features come back.
+        self.num_parallel = max(1, 2 * len(devices))
+        # With one device, TensorFlow has put the weights there already.
+        several = devices if len(devices) > 1 else [None]
+        modules = [forward_module(backbone, outputs, batch_size, dtype, device) for device in several]
+        self._modules = itertools.cycle(modules)  # whose next is one step under the interpreter's lock
 
-    def run(self, frames: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    def run(self, frames: NDArray[np.uint8]) -> list[NDArray[Any]]:
         """See :meth:`Engine.run`."""
-        computed = self._module.run(frames)
+        computed = next(self._modules).run(frames)
         return [computed[key].numpy() for key in sorted(computed)]
-
-
-class LiteRTEngine:
-    """The same graph converted once to LiteRT (XNNPACK kernels): the fast engine on a CPU."""
-
-    name = "litert"
-
-    def __init__(self, module: Any, batch_size: int, num_threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self.batch_size = batch_size
-        interpreter = Interpreter(model_content=_convert(module), num_threads=num_threads)
-        interpreter.allocate_tensors()
-        self._interpreter = interpreter  # the runner refers to it without keeping it alive
-        self._runner = interpreter.get_signature_runner()
-
-    def run(self, frames: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """See :meth:`Engine.run`."""
-        computed = self._runner(frames=frames)
-        return [computed[key] for key in sorted(computed)]
-
-
-def _convert(module: Any) -> bytes:
-    """The module's ``run``, weights included, as a LiteRT model."""
-    import tensorflow as tf
-
-    with tempfile.TemporaryDirectory() as folder:
-        tf.saved_model.save(module, folder, signatures=module.run.get_concrete_function())
-        converted: bytes = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
-    return converted

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,12 +31,16 @@ from framecache.cache.spec import Spec
 from framecache.cache.store import Cache, lock_for_writing
 from framecache.cache.writer import ShardWriter, VideoBuffer
 from framecache.extract.backbones import Backbone, load_backbone
+from framecache.extract.batch import Batch, Batcher
 from framecache.extract.config import ExtractConfig, ExtractReport
 from framecache.extract.decoder import DecoderPool, Finished, Frames
-from framecache.extract.engines import Engine, Output, make_engine
+from framecache.extract.engines import Engine, PassesAhead, make_engine
+from framecache.extract.forward import Output
 from framecache.extract.plan import Job, Plan, make_plan
-from framecache.extract.video import Clip, DecodeStats, Geometry
+from framecache.extract.video import Clip, DecodeStats
+from framecache.extract.waits import Waits
 
+_END = object()
 _MANY_SHARDS = 4  # so many small ones are merged at the end of a run
 
 
@@ -52,6 +58,7 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
         OSError: The disk refused; what was sealed before stays.
         KeyboardInterrupt: As it came, after everything complete was sealed.
     """
+    begin = time.perf_counter()
     config = config or ExtractConfig()
     videos = read_source(Path(source), config.root)
     if config.cache.exists() and not config.cache.is_dir():
@@ -69,7 +76,7 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
             cache.create(spec)
         sets = [cache[spec.name] for spec in specs]
         plan = make_plan(videos, sets, config.retry_failed)
-        run = _Run(plan.jobs, sets, config, report)
+        run = _Run(plan.jobs, sets, config, report, begin)
         if plan.jobs:
             run.compute(backbone, outputs, progress)
         duplicates = _settle(plan, [cache[spec.name] for spec in specs], report)
@@ -88,7 +95,7 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
 
 def _resolve_specs(backbone: Backbone, outputs: Sequence[Output], config: ExtractConfig) -> list[Spec]:
     shapes = {tap: backbone.map_shape(tap) for tap, _ in outputs}
-    weights = backbone.weights_digest()
+    weights = backbone.weights
     return [
         Spec(
             backbone=backbone.name,
@@ -163,12 +170,20 @@ class _Run:
     """One pass over the videos that lack features."""
 
     def __init__(
-        self, jobs: Sequence[Job], sets: Sequence[FeatureSet], config: ExtractConfig, report: ExtractReport
+        self,
+        jobs: Sequence[Job],
+        sets: Sequence[FeatureSet],
+        config: ExtractConfig,
+        report: ExtractReport,
+        begin: float,
     ) -> None:
         self._jobs = jobs
         self._sets = sets
         self._config = config
         self._report = report
+        self._begin = begin
+        self._waits = Waits()
+        self._under_way: deque[tuple[Batch, Future[list[NDArray[Any]]]]] = deque()
         self._needed = sorted({index for job in jobs for index in job.missing})
         self._works: dict[int, _Work] = {}
         self._writers: dict[int, ShardWriter] = {}
@@ -195,8 +210,9 @@ class _Run:
             # Workers start decoding while the engine is still being built.
             decoder = stack.enter_context(DecoderPool(clips, config.workers or max(1, cores // 2)))
             wanted = [outputs[index] for index in self._needed]
-            engine = make_engine(config.engine, backbone, wanted, config.batch_size, cores)
-            self._report.engine = engine.name
+            engine = make_engine(config.engine, backbone, wanted, config.batch_size, cores, config.dtype)
+            self._report.engine, self._report.engine_note = engine.name, engine.note
+            passes = stack.enter_context(PassesAhead(engine))
             bar = stack.enter_context(tqdm(total=len(clips), unit="video", disable=None if progress else True))
             stack.callback(self._drop_unfinished)
             for index in self._needed:
@@ -209,37 +225,70 @@ class _Run:
                 )
                 self._writers[index] = stack.enter_context(writer)
             begin = time.perf_counter()
-            self._pump(decoder, engine, _Batch(engine.batch_size, backbone.geometry), bar)
-            for writer in self._writers.values():
-                writer.seal()
-            self._report.seconds = time.perf_counter() - begin
+            self._pump(decoder, passes, Batcher(engine.batch_size, backbone.geometry), bar)
+            with self._waits.on("write"):
+                for writer in self._writers.values():
+                    writer.seal()
+            self._tell_times(begin)
 
-    def _pump(self, decoder: DecoderPool, engine: Engine, batch: _Batch, bar: Any) -> None:
-        begin = time.perf_counter()
-        for event in decoder:
-            if event is not None:
-                self._begin(event.clip)
+    def _pump(self, decoder: DecoderPool, passes: PassesAhead, batcher: Batcher, bar: Any) -> None:
+        begin, events = time.perf_counter(), iter(decoder)
+        while True:
+            with self._waits.on("decode"):
+                event = next(events, _END)
+            if event is _END:
+                break
             if isinstance(event, Frames):
-                for full in batch.fill(event):
-                    self._forward(engine, full)
-                    bar.set_postfix_str(f"{self._report.num_frames / (time.perf_counter() - begin):.0f} frames/s")
+                self._begin_clip(event.clip)
+                for batch in batcher.add(event):
+                    self._forward(passes, batch)
+                    rate = self._report.num_frames / (time.perf_counter() - begin)
+                    bar.set_postfix_str(f"{rate:.0f} frames/s, bound by {self._waits.bound}")
             elif isinstance(event, Finished):
+                self._begin_clip(event.clip)
                 self._works[event.clip].finished = event
-                self._settle_if_done(event.clip)
+                with self._waits.on("write"):
+                    self._settle_if_done(event.clip)
                 bar.update()
-            for writer in self._writers.values():
-                writer.seal_if_due()
-        if batch.num_frames:
-            self._forward(engine, batch)
+            self._store_computed(passes.depth)
+            with self._waits.on("write"):
+                for writer in self._writers.values():
+                    writer.seal_if_due()
+        for batch in batcher.rest():
+            self._forward(passes, batch)
+        self._store_computed(0)
 
-    def _begin(self, clip: int) -> None:
+    def _tell_times(self, begin: float) -> None:
+        report, waits = self._report, self._waits
+        report.start_seconds = begin - self._begin
+        report.seconds = time.perf_counter() - begin
+        report.decode_wait_seconds = waits.seconds["decode"]
+        report.cnn_wait_seconds = waits.seconds["CNN"]
+        report.write_seconds = waits.seconds["write"]
+        report.bound_by = waits.bound if report.num_frames else ""
+        report.saved_seconds = report.seconds - report.write_seconds if report.num_frames else 0.0
+
+    def _begin_clip(self, clip: int) -> None:
         if clip not in self._works:
             job = self._jobs[clip]
             self._works[clip] = _Work(job, {index: self._writers[index].open_video() for index in job.missing})
 
-    def _forward(self, engine: Engine, batch: _Batch) -> None:
-        """One pass, and each frame's features into the buffers of its video."""
-        computed = engine.run(batch.frames)
+    def _forward(self, passes: PassesAhead, batch: Batch) -> None:
+        """Sends a batch on its way, and stores those that were sent before and have come back."""
+        self._under_way.append((batch, passes.submit(batch.frames)))
+        self._store_computed(passes.depth - 1)
+
+    def _store_computed(self, num_left: int) -> None:
+        """Stores, in order, the batches that are computed; waits for some where more than ``num_left`` are not."""
+        while self._under_way and (len(self._under_way) > num_left or self._under_way[0][1].done()):
+            batch, computed = self._under_way.popleft()
+            with self._waits.on("CNN"):
+                features = computed.result()
+            with self._waits.on("write"):
+                self._store(batch, features)
+
+    def _store(self, batch: Batch, computed: Sequence[NDArray[Any]]) -> None:
+        """Each frame's features into the buffers of its video."""
         stored = {
             index: _cast(features, self._sets[index].spec.dtype)
             for index, features in zip(self._needed, computed, strict=True)
@@ -255,7 +304,6 @@ class _Run:
                 self._settle_if_done(clip)
             begin = end
         self._report.num_frames += batch.num_frames
-        batch.clear()
 
     def _settle_if_done(self, clip: int) -> None:
         """Hands a video over to the writers once its last frame is computed, or records why it failed."""
@@ -312,31 +360,6 @@ class _Run:
                 buffer.close()
 
 
-class _Batch:
-    """Frames of one forward pass, of one video or several."""
-
-    def __init__(self, size: int, geometry: Geometry) -> None:
-        self.frames: NDArray[np.uint8] = np.zeros((size, geometry.height, geometry.width, 3), np.uint8)
-        self.parts: list[tuple[int, NDArray[np.float64]]] = []  # clip, timestamps of its frames in the batch
-        self.num_frames = 0
-
-    def fill(self, event: Frames) -> Iterator[_Batch]:
-        """Takes a block's frames; gives the batch each time it is full, to be computed and cleared."""
-        frames, timestamps_ms = event.block.frames, event.block.timestamps_ms
-        while len(frames):
-            count = min(len(frames), len(self.frames) - self.num_frames)
-            self.frames[self.num_frames : self.num_frames + count] = frames[:count]
-            self.parts.append((event.clip, timestamps_ms[:count]))
-            self.num_frames += count
-            frames, timestamps_ms = frames[count:], timestamps_ms[count:]
-            if self.num_frames == len(self.frames):
-                yield self
-
-    def clear(self) -> None:
-        """Empties the batch; old pixels stay as the padding of a last, partial one."""
-        self.parts, self.num_frames = [], 0
-
-
 def _stat(job: Job) -> str:
     try:
         return stat_source(job.video.path)
@@ -344,9 +367,9 @@ def _stat(job: Job) -> str:
         return ""
 
 
-def _cast(features: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+def _cast(features: NDArray[Any], dtype: str) -> NDArray[Any]:
     with np.errstate(over="ignore"):  # an overflow becomes inf, which fails its video with a reason
-        return features.astype(dtype)
+        return features.astype(dtype, copy=False)
 
 
 def _software(engine: Engine) -> dict[str, str]:

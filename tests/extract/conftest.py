@@ -68,6 +68,14 @@ def any_size():
     return keras.Model(frames, layers.Conv2D(4, 3)(frames))
 """
 
+
+@pytest.fixture(autouse=True)
+def own_user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tests neither see nor leave anything in the user's cache folder; this is theirs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return tmp_path / "xdg" / "framecache"
+
+
 Render = Callable[..., Path]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,12 @@ from framecache.cache.errors import InputError, LockedError
 from framecache.cache.reader import list_shards
 from framecache.cache.sampling import Sampling
 from framecache.cache.store import lock_for_writing
+from framecache.cache.writer import VideoBuffer
 from framecache.extract import pipeline
 from framecache.extract.backbones import load_backbone
 from framecache.extract.config import ExtractConfig
+from framecache.extract.decoder import Finished
+from framecache.extract.engines import TensorFlowEngine
 from framecache.extract.pipeline import extract
 from framecache.extract.video import Clip, DecodeStats, decode
 
@@ -392,3 +397,39 @@ def test_a_run_that_cannot_merge_small_shards_has_computed_all_the_same(clips: P
     assert (report.computed, report.cached) == (1, 3)
     assert "is hurt" in report.not_merged[name] or "are hurt" in report.not_merged[name]
     assert len(open_cache(config.cache)[name]) == 4
+
+
+@pytest.mark.parametrize("slow", ["decode", "CNN", "write"])
+def test_a_run_says_what_it_was_bound_by_and_what_it_saves(
+    clips: Path, config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    def slowed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def slower(*arguments: Any) -> Any:
+            time.sleep(0.3)
+            return function(*arguments)
+
+        return slower
+
+    if slow == "decode":
+        monkeypatch.setattr(pipeline.DecoderPool, "__iter__", lambda pool: slowed_events(pool._events, 3))
+
+        def slowed_events(events: Any, num_clips: int) -> Iterator[Any]:
+            while num_clips:
+                time.sleep(0.3)
+                event = events.get()
+                num_clips -= isinstance(event, Finished)
+                yield event
+
+    elif slow == "CNN":
+        monkeypatch.setattr(TensorFlowEngine, "run", slowed(TensorFlowEngine.run))
+    else:
+        monkeypatch.setattr(VideoBuffer, "append", slowed(VideoBuffer.append))
+    report = extract(clips, config)
+    assert report.bound_by == slow
+    waits = {"decode": report.decode_wait_seconds, "CNN": report.cnn_wait_seconds, "write": report.write_seconds}
+    assert 0.9 < waits[slow] <= report.seconds
+    assert sum(waits.values()) <= report.seconds
+    assert report.saved_seconds == pytest.approx(report.seconds - report.write_seconds)
+    assert report.start_seconds > 0
+    nothing = extract(clips, config)
+    assert (nothing.bound_by, nothing.saved_seconds) == ("", 0.0)

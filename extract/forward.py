@@ -1,0 +1,57 @@
+"""The forward pass as one TensorFlow graph: uint8 pixels in, the reductions of all taps out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from framecache.cache.reductions import Reduction
+from framecache.extract.backbones import Backbone
+from framecache.extract.reductions import reduce_maps
+
+Output = tuple[str, Reduction]  # tap, and what becomes of its map
+
+
+def forward_module(
+    backbone: Backbone, outputs: Sequence[Output], batch_size: int, dtype: str = "float32", device: str | None = None
+) -> Any:
+    """A TensorFlow module whose ``run`` takes uint8 frames ``(batch_size, H, W, 3)`` and gives features by key.
+
+    Args:
+        backbone: The CNN.
+        outputs: Pairs of tap and reduction.
+        batch_size: Frames per pass.
+        dtype: Of the features; reductions are computed in float32.
+        device: Name of the device that computes, with a copy of the weights; by default TensorFlow chooses.
+
+    The keys, in sorted order, are in the order of ``outputs``.
+    """
+    import keras
+    import tensorflow as tf
+
+    taps = list(dict.fromkeys(tap for tap, _ in outputs))
+    graph, geometry = backbone.graph, backbone.geometry
+    network = keras.Model(graph.frames, [graph.outputs[tap] for tap in taps])
+
+    if device is not None:
+        with tf.device(device):
+            copy = keras.models.clone_model(network)
+        copy.set_weights(network.get_weights())
+        network = copy
+
+    def run(frames: Any) -> dict[str, Any]:
+        with tf.device(device):
+            return compute(frames)
+
+    def compute(frames: Any) -> dict[str, Any]:
+        pixels = backbone.normalise(tf.cast(frames, tf.float32))
+        found = network(pixels, training=False)
+        maps = dict(zip(taps, found if isinstance(found, list | tuple) else [found], strict=True))
+        features = [tf.cast(reduce_maps(reduction, maps[tap]), tf.float32) for tap, reduction in outputs]
+        return {f"output_{index:03d}": tf.cast(feature, dtype) for index, feature in enumerate(features)}
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in network.variables]  # saving needs to see them
+    shape = (batch_size, geometry.height, geometry.width, 3)
+    module.run = tf.function(run, input_signature=[tf.TensorSpec(shape, tf.uint8, name="frames")])
+    return module
