@@ -51,7 +51,7 @@ def _attention_lstm(x: Tensor, mask: Tensor, config: ModelConfig) -> Tensor:
     scores = layers.Dense(1, use_bias=False, name="attention_score")(scores)  # (B, T, 1)
     weights = layers.Softmax(axis=1, name="attention")(scores, mask=layers.Reshape((-1, 1))(mask))
     pooled = layers.Dot(axes=1, name="pooled")([weights, states])  # (B, 1, units)
-    return layers.Flatten()(pooled)
+    return layers.Flatten(name="summary")(pooled)
 
 
 _SUMMARIES: dict[str, Callable[[Tensor, Tensor, ModelConfig], Tensor]] = {
