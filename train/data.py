@@ -43,7 +43,7 @@ class Sequences:
         view = self.features.stored(video_id)  # 8 bits are decoded of the frames that are used only
         return self.features.decode(view if len(view) <= self.max_len else view[spread(len(view), self.max_len)])
 
-    def batch(self, rows: Sequence[int], seq_len: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def batch(self, rows: Sequence[int], seq_len: int) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
         """Some videos, right-padded with zeros to one length.
 
         Args:
@@ -51,9 +51,10 @@ class Sequences:
             seq_len: Length of the result, ``T``.
 
         Returns:
-            Features ``(B, T, *feature_shape)`` float32 and the mask ``(B, T)``, true where there is a frame.
+            Features ``(B, T, *feature_shape)`` in the dtype of the feature set, and the mask ``(B, T)``, true where
+            there is a frame.
         """
-        batch = np.zeros((len(rows), seq_len, *self.features.feature_shape), np.float32)
+        batch = np.zeros((len(rows), seq_len, *self.features.feature_shape), self.features.dtype)
         mask = np.zeros((len(rows), seq_len), np.bool_)
         for place, row in enumerate(rows):
             sequence = self.sequence(self.video_ids[row])
@@ -62,8 +63,8 @@ class Sequences:
         return batch, mask
 
 
-def channel_statistics(train: Sequences) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance per channel over all frames (and positions) of the train split.
+def channel_statistics(sequences: Sequences, rows: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance per channel over all frames (and positions) of some videos: those of the train split.
 
     Computed video by video in float64 and merged by Chan's formula (Chan, Golub, LeVeque 1979).
 
@@ -71,21 +72,21 @@ def channel_statistics(train: Sequences) -> tuple[NDArray[np.float64], NDArray[n
         Mean and variance ``(C,)``, the variance at least 1e-4 of its mean over channels.
     """
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
-    for video_id in train.video_ids:
-        frames = train.sequence(video_id)
-        rows = frames.reshape(-1, frames.shape[-1]).astype(np.float64)
-        rows_mean = rows.mean(axis=0)
-        delta = rows_mean - mean
-        total = count + len(rows)
-        squares = squares + ((rows - rows_mean) ** 2).sum(axis=0) + delta**2 * count * len(rows) / total
-        mean = mean + delta * len(rows) / total
+    for row in rows:
+        frames = sequences.sequence(sequences.video_ids[row])
+        values = frames.reshape(-1, frames.shape[-1]).astype(np.float64)
+        values_mean = values.mean(axis=0)
+        delta = values_mean - mean
+        total = count + len(values)
+        squares = squares + ((values - values_mean) ** 2).sum(axis=0) + delta**2 * count * len(values) / total
+        mean = mean + delta * len(values) / total
         count = total
     variance = squares / count
     floor = _MIN_RELATIVE_VARIANCE * float(variance.mean())
     return mean, np.maximum(variance, floor if floor > 0 else 1.0)
 
 
-def class_weights(targets: NDArray[np.int64], num_classes: int) -> dict[int, float]:
-    """Weight per class, inverse to its frequency, so that their mean over the videos is 1."""
+def class_weights(targets: NDArray[np.int64], num_classes: int) -> NDArray[np.float32]:
+    """Weight per class ``(num_classes,)``, inverse to its frequency, so that their mean over the videos is 1."""
     counts = np.bincount(targets, minlength=num_classes)
-    return {label: len(targets) / (num_classes * count) for label, count in enumerate(counts.tolist()) if count}
+    return (len(targets) / (num_classes * np.maximum(counts, 1))).astype(np.float32)

@@ -25,8 +25,9 @@ from framecache.cache.spec import folder_name
 from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
 from framecache.train.data import Sequences
-from framecache.train.fit import _labeled_videos, _refuse_fitted_on_held_out, _refuse_hurt, fit
+from framecache.train.fit import fit
 from framecache.train.inference import inference_ms, load_model
+from framecache.train.labels import label_videos, refuse_fitted_on_held_out, refuse_hurt
 from framecache.train.reconstruction import Fidelity, measure_fidelity
 from framecache.train.reuse import refuse_other_table, same_run
 from framecache.train.runs import RUN_FILE, Run
@@ -167,7 +168,7 @@ def compare_fidelity(sets: Sequence[str], config: FidelityConfig, progress: bool
     labeled = {seed: _checked_labels(compared, config, seed) for seed in config.seeds}
     first = labeled[config.seed].splits
     for features in compared:
-        _refuse_hurt(features, [video.video_id for members in first.values() for video in members])
+        refuse_hurt(features, [video.video_id for members in first.values() for video in members])
     if ":" in config.model:
         import_callable(config.model, "--model")  # which registers layers of its own, if it has any
     runs = _find_runs(compared, config, labeled)
@@ -239,8 +240,8 @@ def _refuse_other_videos(sets: Sequence[FeatureSet], videos: Sequence[Video], wh
 def _checked_labels(sets: Sequence[FeatureSet], config: FidelityConfig, seed: int) -> LabeledVideos:
     """The splits of one seed, which are those of all sets, after the checks that fit makes of each."""
     for features in sets:
-        labeled = _labeled_videos(features, config.for_run(features, seed))
-        _refuse_fitted_on_held_out(features, labeled)
+        labeled = label_videos(features, config.for_run(features, seed))
+        refuse_fitted_on_held_out(features, labeled)
     return labeled
 
 

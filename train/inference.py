@@ -39,10 +39,10 @@ def inference_ms(model: Any, sequences: Sequences, batch_size: int) -> float:
     return statistics.median(passes[1:])
 
 
-def _padded(features: NDArray[np.float32], mask: NDArray[np.bool_], batch_size: int) -> dict[str, NDArray[Any]]:
+def _padded(features: NDArray[np.floating], mask: NDArray[np.bool_], batch_size: int) -> dict[str, NDArray[Any]]:
     """A batch filled up with empty rows, so that all batches have one shape and nothing is traced twice."""
     empty = batch_size - len(features)
-    features = np.pad(features, [(0, empty), *[(0, 0)] * (features.ndim - 1)])
+    features = np.pad(features.astype(np.float32), [(0, empty), *[(0, 0)] * (features.ndim - 1)])
     mask = np.pad(mask, [(0, empty), (0, 0)])
     mask[batch_size - empty :, 0] = True  # the mean of no frame at all would not be a number
     return {"features": features, "mask": mask}

@@ -1,8 +1,9 @@
-"""One training: batches of one shape, early stopping on val, logits out."""
+"""One training: an epoch is one call of a compiled graph; early stopping on val, the best weights kept."""
 
 from __future__ import annotations
 
-import math
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,15 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from framecache.cache.errors import InputError
 from framecache.train.config import FitConfig
-from framecache.train.data import Sequences
+from framecache.train.feed import Feed
+from framecache.train.history import HistoryWriter
+from framecache.train.lstm import hoist
+from framecache.train.metrics import classification_metrics
 
-_RESIDENT_BYTES = 1 << 30  # a split up to this size is held in memory, padded, and gathered by the graph
 _MIN_DELTA = 0.005  # nats by which the loss on val must fall to count as better
+MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 @dataclass(frozen=True)
@@ -28,131 +33,142 @@ class History:
     Attributes:
         measures: Per measure (``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``) its value after each epoch.
         best_epoch: The epoch whose weights were kept, counted from 1.
+        epoch_seconds: Wall time of each epoch; that of the first includes tracing and compiling the graphs.
     """
 
     measures: Mapping[str, Sequence[float]]
     best_epoch: int
+    epoch_seconds: Sequence[float]
 
     @property
     def num_epochs(self) -> int:
         """Epochs that were trained."""
         return len(self.measures["loss"])
 
+    @property
+    def compile_seconds(self) -> float:
+        """What the first epoch took beyond the median of the others: tracing and compiling."""
+        first, *others = self.epoch_seconds
+        return max(0.0, first - statistics.median(others)) if others else 0.0
 
-def _batches(
-    sequences: Sequences,
-    batch_size: int,
-    seq_len: int,
-    weights: Mapping[int, float] | None = None,
-    seed: int | None = None,
-) -> Any:
-    """Batches of one shape, as a ``tf.data.Dataset`` of inputs, targets and weights.
-
-    So that nothing is traced twice, empty rows of weight 0 fill the split up to whole batches. Keras divides a
-    batch's weighted loss by the batch's size; the weights of the real rows make up for the empty ones, so that an
-    epoch's loss is the mean over its videos.
-
-    Args:
-        sequences: What to batch, ``N`` videos.
-        batch_size: Rows of each batch.
-        seq_len: Length of each batch.
-        weights: Weight per class; 1 for each if None.
-        seed: Seed of the order of each epoch; None for the order as it is.
-    """
-    num_rows = -(-len(sequences) // batch_size) * batch_size
-    empty = num_rows - len(sequences)
-    targets = np.pad(sequences.targets, (0, empty))
-    shares = np.array([(weights or {}).get(target, 1.0) for target in targets.tolist()], np.float32)
-    shares *= np.where(np.arange(num_rows) < len(sequences), num_rows / len(sequences), 0).astype(np.float32)
-
-    def gather(rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        real = rows < len(sequences)
-        features, mask = sequences.batch(rows[real].tolist(), seq_len)
-        spread_features = np.zeros((len(rows), *features.shape[1:]), np.float32)
-        spread_mask = np.zeros((len(rows), seq_len), np.bool_)
-        spread_features[real], spread_mask[real] = features, mask
-        spread_mask[~real, 0] = True  # the mean of no frame at all would not be a number
-        return spread_features, spread_mask
-
-    shape = (seq_len, *sequences.features.feature_shape)
-    resident = num_rows * math.prod(shape) * np.dtype(np.float32).itemsize <= _RESIDENT_BYTES
-    held = [tf.constant(part) for part in gather(np.arange(num_rows))] if resident else []
-
-    def take(rows: Any) -> Any:
-        if resident:
-            features, mask = (tf.gather(part, rows) for part in held)
-        else:
-            features, mask = tf.numpy_function(gather, [rows], (tf.float32, tf.bool))
-            features.set_shape((batch_size, *shape))
-            mask.set_shape((batch_size, seq_len))
-        return {"features": features, "mask": mask}, tf.gather(targets, rows), tf.gather(shares, rows)
-
-    rows = tf.data.Dataset.range(num_rows)
-    if seed is not None:
-        rows = rows.shuffle(num_rows, seed=seed, reshuffle_each_iteration=True)
-    return rows.batch(batch_size, drop_remainder=True).map(take).prefetch(tf.data.AUTOTUNE)
+    @property
+    def train_seconds(self) -> float:
+        """What all epochs took beyond that."""
+        return sum(self.epoch_seconds) - self.compile_seconds
 
 
-class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
-    def __init__(self, name: str, epochs: int, shown: bool) -> None:
-        super().__init__()
-        self._bar = tqdm(total=epochs, unit="epoch", desc=name, disable=None if shown else True)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = logs or {}
-        self._bar.set_postfix_str(f"loss {logs.get('loss', 0):.3f}, val accuracy {logs.get('val_accuracy', 0):.3f}")
-        self._bar.update()
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        self._bar.close()
-
-
-def train_model(
-    model: Any,
-    train: Sequences,
-    val: Sequences,
-    seq_len: int,
-    config: FitConfig,
-    weights: dict[int, float] | None,
-    folder: Path | None = None,
-    progress: bool = False,
-) -> History:
-    """Trains until the loss on val stops falling; the model ends with its best weights.
+class Trainer:
+    """Trains a model on a feed, and computes its logits.
 
     Args:
         model: As :func:`~framecache.train.models.build_model` gives it.
-        train: Sequences to learn from.
-        val: Sequences that decide when to stop.
-        seq_len: Length that all batches are padded to.
-        config: Settings.
-        weights: Weight per class, or None.
-        folder: Where ``history.csv`` and TensorBoard's events go; None for nowhere.
-        progress: Whether to show a progress bar, on a terminal.
+        feed: All sequences.
+        weights: Weight per class ``(num_classes,)``; 1 for each if None.
     """
-    model.compile(
-        optimizer=keras.optimizers.Adam(config.learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-    )
-    stopping = keras.callbacks.EarlyStopping(
-        "val_loss", min_delta=_MIN_DELTA, patience=config.patience, restore_best_weights=True
-    )
-    callbacks = [stopping, _Progress(model.name, config.epochs, progress)]
-    if folder is not None:
-        callbacks.append(keras.callbacks.CSVLogger(folder / "history.csv"))
-        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False))
-    history = model.fit(
-        _batches(train, config.batch_size, seq_len, weights, config.seed),
-        validation_data=_batches(val, config.batch_size, seq_len),
-        epochs=config.epochs,
-        callbacks=callbacks,
-        shuffle=False,
-        verbose=0,
-    )
-    return History(history.history, stopping.best_epoch + 1)
 
+    def __init__(self, model: Any, feed: Feed, weights: NDArray[np.float32] | None = None) -> None:
+        if not tf.config.list_physical_devices("GPU"):  # where there is one, Keras uses cuDNN
+            hoist(model)
+        self.model = model
+        self._feed = feed
+        self._weights = None if weights is None else tf.constant(weights, tf.float32)
+        self._optimizer = keras.optimizers.Adam()
+        self._optimizer.build(model.trainable_variables)
+        self._epoch = tf.function(self._train_epoch)
+        self._logits = tf.function(self._compute_logits)
 
-def predict_logits(model: Any, sequences: Sequences, seq_len: int, batch_size: int) -> NDArray[np.float32]:
-    """Logits ``(N, num_classes)`` of all sequences, in their order, from batches of one shape."""
-    logits: NDArray[np.float32] = model.predict(_batches(sequences, batch_size, seq_len), verbose=0)
-    return logits[: len(sequences)]
+    def train(
+        self,
+        train: NDArray[np.int64],
+        val: NDArray[np.int64],
+        config: FitConfig,
+        folder: Path | None = None,
+        progress: bool = False,
+    ) -> History:
+        """Trains until the loss on val stops falling; the model ends with its best weights.
+
+        Args:
+            train: Positions of the feed's sequences to learn from.
+            val: Positions of those that decide when to stop.
+            config: Settings.
+            folder: Where ``history.csv`` and TensorBoard's events go; None for nowhere.
+            progress: Whether to show a progress bar, on a terminal.
+
+        Raises:
+            InputError: The loss is no longer a number.
+        """
+        self._optimizer.learning_rate.assign(config.learning_rate)
+        order = np.random.default_rng(config.seed)
+        measures: dict[str, list[float]] = {name: [] for name in MEASURES}
+        best_loss, best_epoch, best_weights = np.inf, 0, self.model.get_weights()
+        seconds: list[float] = []
+        with (
+            HistoryWriter(folder) as history,
+            tqdm(total=config.epochs, unit="epoch", desc=self.model.name, disable=None if progress else True) as bar,
+        ):
+            for epoch in range(1, config.epochs + 1):
+                begin = time.perf_counter()
+                found = self._run_epoch(order.permutation(train), val)
+                seconds.append(time.perf_counter() - begin)
+                if not np.isfinite([found["loss"], found["val_loss"]]).all():
+                    raise InputError(
+                        f"the loss is {found['loss']:g} (val {found['val_loss']:g}) after epoch {epoch}; training "
+                        f"diverges at --learning-rate {config.learning_rate:g}: try a smaller one"
+                    )
+                for name, value in found.items():
+                    measures[name].append(value)
+                history.write(epoch, found)
+                bar.set_postfix_str(f"loss {found['loss']:.3f}, val accuracy {found['val_accuracy']:.3f}")
+                bar.update()
+                if found["val_loss"] < best_loss - _MIN_DELTA:
+                    best_loss, best_epoch, best_weights = found["val_loss"], epoch, self.model.get_weights()
+                elif epoch >= best_epoch + config.patience:
+                    break
+        self.model.set_weights(best_weights)
+        return History(measures, best_epoch, seconds)
+
+    def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits ``(n, num_classes)`` of some of the feed's sequences."""
+        found: NDArray[np.float32] = self._logits(self._feed.batches(rows)).numpy()
+        return found[: len(rows)]
+
+    def _run_epoch(self, train: NDArray[np.int64], val: NDArray[np.int64]) -> dict[str, float]:
+        loss, hits = (float(total) for total in self._epoch(self._feed.batches(train), len(train)))
+        on_val = classification_metrics(self.logits(val), self._feed.sequences.targets[val])
+        return {
+            "loss": loss,
+            "accuracy": hits / len(train),
+            "val_loss": on_val["loss"],
+            "val_accuracy": on_val["accuracy"],
+        }
+
+    def _train_epoch(self, batches: Any, num_videos: int) -> tuple[Any, Any]:
+        """Mean loss over the videos, and how many were told right, each with the weights of its own step."""
+        total, hits = 0.0, 0.0
+        for batch in batches:
+            loss, right = self._train_step(batch)
+            total += loss
+            hits += right
+        return total / tf.cast(num_videos, tf.float32), hits
+
+    def _train_step(self, batch: Any) -> tuple[Any, Any]:
+        """Sum of the losses of a batch, and how many of it were told right; the step is by their mean over ``B``."""
+        inputs, targets, is_video = self._feed.take(batch)
+        with tf.GradientTape() as tape:
+            logits = self.model(inputs, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+            if self._weights is not None:
+                losses *= tf.gather(self._weights, targets)
+            loss = tf.reduce_sum(tf.where(is_video, losses, 0.0))
+            mean = loss / self._feed.batch_size + sum(self.model.losses)
+        gradients = tape.gradient(mean, [variable.value for variable in self.model.trainable_variables])
+        self._optimizer.apply(gradients)
+        right = is_video & (tf.argmax(logits, 1) == targets)
+        return loss, tf.reduce_sum(tf.cast(right, tf.float32))
+
+    def _compute_logits(self, batches: Any) -> Any:
+        found = tf.TensorArray(tf.float32, 0, dynamic_size=True)
+        for batch in batches:
+            inputs, *_ = self._feed.take(batch)
+            found = found.write(found.size(), self.model(inputs, training=False))
+        return found.concat()

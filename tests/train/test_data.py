@@ -21,7 +21,7 @@ def test_a_batch_is_padded_on_the_right_and_masked(data: Data) -> None:
     split = sequences(data)
     batch, mask = split.batch([3, 0, 7], 12)
     assert batch.shape == (3, 12, 8)
-    assert batch.dtype == np.float32
+    assert batch.dtype == np.float16
     for row, place in enumerate([3, 0, 7]):
         frames = split.features[split.video_ids[place]]
         np.testing.assert_array_equal(batch[row, : len(frames)], frames)
@@ -42,7 +42,7 @@ def test_statistics_are_those_of_all_frames_together(fixture: str, request: pyte
     split = sequences(request.getfixturevalue(fixture), prefix="train")
     frames = np.concatenate([split.sequence(name) for name in split.video_ids]).astype(np.float64)
     flat = frames.reshape(-1, frames.shape[-1])
-    mean, variance = channel_statistics(split)
+    mean, variance = channel_statistics(split, range(len(split)))
     np.testing.assert_allclose(mean, flat.mean(axis=0), atol=1e-12)
     np.testing.assert_allclose(variance, flat.var(axis=0), rtol=1e-12)
 
@@ -55,11 +55,11 @@ def test_a_feature_that_never_fires_gets_a_variance_it_can_be_divided_by(data: D
             return frames
 
     split = sequences(data)
-    _, variance = channel_statistics(Constant(split.features, split.video_ids, split.targets, 64))
+    _, variance = channel_statistics(Constant(split.features, split.video_ids, split.targets, 64), range(len(split)))
     assert variance[2] == pytest.approx(1e-4 * np.delete(variance, 2).sum() / 8)
 
 
 def test_class_weights_make_rare_classes_count_as_much() -> None:
     targets = np.array([0] * 6 + [1] * 2)
     weights = class_weights(targets, 3)
-    assert weights == {0: pytest.approx(8 / 18), 1: pytest.approx(8 / 6)}
+    assert weights[:2] == pytest.approx([8 / 18, 8 / 6])

@@ -1,62 +1,90 @@
-"""Batches: each video once per epoch, held in memory or read as they come, with exact losses."""
+"""One training: exact losses whatever the batches, weights per class, divergence told."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
+from framecache.cache.errors import InputError
 from framecache.cache.store import open_cache
-from framecache.train import trainer
+from framecache.train.config import FitConfig
 from framecache.train.data import Sequences
+from framecache.train.feed import Feed
+from framecache.train.models import build_model
+from framecache.train.trainer import Trainer
 
 from .conftest import Data
 
+TRAIN, VAL = np.arange(7), np.arange(7, 10)
+
 
 @pytest.fixture
-def split(data: Data) -> Sequences:
+def sequences(data: Data) -> Sequences:
     features = open_cache(data.cache)[data.name]
     return Sequences(features, features.video_ids[:10], np.arange(10) % 2, 64)
 
 
-def rows_of(dataset: Any) -> list[tuple[bytes, int, int, float]]:
-    """Per row its features, mask length, target and weight."""
-    rows = []
-    for inputs, targets, weights in dataset.as_numpy_iterator():
-        assert inputs["features"].shape == (4, 9, 8)
-        for features, mask, target, weight in zip(inputs["features"], inputs["mask"], targets, weights, strict=True):
-            rows.append((features.tobytes(), int(mask.sum()), int(target), float(weight)))
-    return rows
+def new_model(**settings: Any) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return build_model(FitConfig(dropout=0.0, **settings), (8,), 2, np.zeros(8), np.ones(8))
 
 
-@pytest.mark.parametrize("resident_bytes", [1 << 30, 0], ids=["resident", "streamed"])
-def test_an_epoch_holds_each_video_once_in_an_order_of_its_own(
-    split: Sequences, resident_bytes: int, monkeypatch: pytest.MonkeyPatch
+def cross_entropies(model: keras.Model, sequences: Sequences) -> np.ndarray:
+    features, mask = sequences.batch(range(10), 9)
+    logits = np.asarray(model({"features": features.astype(np.float32), "mask": mask}), np.float64)
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return -logs[np.arange(10), sequences.targets]
+
+
+@pytest.mark.parametrize("weights", [None, [3.0, 0.5]])
+def test_an_epochs_losses_are_means_over_its_videos_and_empty_rows_weigh_nothing(
+    sequences: Sequences, weights: list[float] | None
 ) -> None:
-    monkeypatch.setattr(trainer, "_RESIDENT_BYTES", resident_bytes)
-    expected = []
-    for place, video_id in enumerate(split.video_ids):
-        frames = split.sequence(video_id)
-        padded = np.zeros((9, 8), np.float32)
-        padded[: len(frames)] = frames
-        expected.append((padded.tobytes(), len(frames), place % 2, pytest.approx(12 / 10)))
-    assert [row for row in rows_of(trainer._batches(split, 4, 9)) if row[3]] == expected
-    shuffled = trainer._batches(split, 4, 9, seed=0)
-    first, second = ([row for row in rows_of(shuffled) if row[3]] for _ in range(2))
-    assert sorted(first) == sorted(second) == sorted(row for row in rows_of(trainer._batches(split, 4, 9)) if row[3])
-    assert first != second
-    assert [row for row in rows_of(trainer._batches(split, 4, 9, seed=0)) if row[3]] == first
+    model = new_model(model="mean")
+    losses = cross_entropies(model, sequences)
+    weighed = losses * (np.ones(10) if weights is None else np.array(weights)[sequences.targets])
+    trainer = Trainer(model, Feed(sequences, 4, 9), None if weights is None else np.array(weights, np.float32))
+    history = trainer.train(TRAIN, VAL, FitConfig(epochs=1, learning_rate=1e-12))
+    assert history.measures["loss"] == pytest.approx([weighed[TRAIN].mean()], rel=1e-5)
+    assert history.measures["val_loss"] == pytest.approx([losses[VAL].mean()], rel=1e-5)
 
 
-def test_empty_rows_fill_the_last_batch_and_weigh_nothing(split: Sequences) -> None:
-    rows = rows_of(trainer._batches(split, 4, 9))
-    assert len(rows) == 12
-    assert [(length, weight) for _, length, _, weight in rows[10:]] == [(1, 0.0), (1, 0.0)]
-    assert sum(weight for *_, weight in rows) == pytest.approx(12)
+def test_one_step_moves_the_weights_as_keras_would(sequences: Sequences) -> None:
+    ours, theirs = new_model(units=4), new_model(units=4)
+    Trainer(ours, Feed(sequences, 7, 9)).train(TRAIN, VAL, FitConfig(epochs=1, learning_rate=0.01))
+    features, mask = sequences.batch(range(7), 9)
+    theirs.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    theirs.fit({"features": features, "mask": mask}, sequences.targets[:7], batch_size=7, shuffle=False, verbose=0)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-def test_class_weights_weigh_the_rows_of_their_class(split: Sequences) -> None:
-    weights = {0: 3.0, 1: 0.5}
-    rows = rows_of(trainer._batches(split, 4, 9, weights))[:10]
-    assert [row[3] for row in rows] == pytest.approx([weights[row[2]] * 12 / 10 for row in rows])
+def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_order_does_not(sequences: Sequences) -> None:
+    def trained(seed: int) -> list[bytes]:
+        model = new_model(units=4)
+        Trainer(model, Feed(sequences, 4, 9)).train(TRAIN, VAL, FitConfig(epochs=3, seed=seed))
+        return [weight.tobytes() for weight in model.get_weights()]
+
+    first = trained(1)
+    assert trained(1) == first
+    assert trained(2) != first
+
+
+def test_the_best_weights_are_kept_and_training_stops_when_patience_ends(sequences: Sequences) -> None:
+    model = new_model(model="mean")
+    trainer = Trainer(model, Feed(sequences, 4, 9))
+    history = trainer.train(TRAIN, VAL, FitConfig(epochs=50, patience=3, learning_rate=2.0))
+    losses = history.measures["val_loss"]
+    assert history.num_epochs == history.best_epoch + 3 < 50
+    assert losses[history.best_epoch - 1] == pytest.approx(cross_entropies(model, sequences)[VAL].mean(), rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_epoch(sequences: Sequences, tmp_path: Path) -> None:
+    trainer = Trainer(new_model(model="mean", dense=4), Feed(sequences, 4, 9))
+    with pytest.raises(InputError, match=re.escape("diverges at --learning-rate 1e+38")):
+        trainer.train(TRAIN, VAL, FitConfig(epochs=5, learning_rate=1e38), tmp_path)
