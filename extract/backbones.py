@@ -22,7 +22,7 @@ from framecache.extract import kept
 from framecache.extract.efficientnet_lite0 import default_weights_file
 from framecache.extract.layers import LayerGraph, digest_layers
 from framecache.extract.networks import DEFAULT_BACKBONE, Network, build_network, normalise, plain_name, weights_file
-from framecache.extract.video import Geometry
+from framecache.extract.scaler import Geometry
 
 __all__ = ["DEFAULT_BACKBONE", "Backbone", "load_backbone"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.extract.decoder import Frames
-from framecache.extract.video import Geometry
+from framecache.extract.scaler import Geometry
 
 
 @dataclass

@@ -16,7 +16,7 @@ from framecache.cache.errors import InputError
 from framecache.cache.plugins import import_callable
 from framecache.cache.quiet import quiet_stderr
 from framecache.extract.layers import LayerGraph, trace_layers
-from framecache.extract.video import Geometry
+from framecache.extract.scaler import Geometry
 
 DEFAULT_BACKBONE = "efficientnet-lite0"
 LITE0_NORMALISATION = "(x-127)/128"

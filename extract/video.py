@@ -1,7 +1,7 @@
 """Decoding: a video, GIF or folder of images → RGB frames of the CNN's size, with their timestamps.
 
-Decoding and resizing are FFmpeg's (through PyAV): the crop is taken before the colour conversion and the
-scaling, so that only pixels that the CNN sees are ever converted.
+Decoding and resizing are FFmpeg's (through PyAV). Frames that the sampling passes over are never converted, and where
+the file allows it not even decoded.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import json
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import av
 import numpy as np
-from av.filter import Graph
-from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from framecache.cache.folders import image_files
@@ -26,31 +23,13 @@ from framecache.cache.manifest import printable
 from framecache.cache.sampling import Sampling, parse_sampling
 from framecache.extract.ffmpeg import ErrorLog, VideoError, decoded, open_image, open_video
 from framecache.extract.limits import Limits
+from framecache.extract.scaler import Geometry, Picture, Scaler
+from framecache.extract.shortcut import take_shortcut
 
 BLOCK_FRAMES = 16
 IMAGE_FPS = 25.0  # of a folder of images, whose timestamps nobody knows
-_SCALER_FLAGS = "accurate_rnd+full_chroma_int+bitexact"  # the same pixels on every CPU
 _PULSE_SECONDS = 1.0
 _BREAKS = (av.FFmpegError, OSError, ValueError, MemoryError)  # what FFmpeg's errors may come as
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a displayed picture becomes the CNN's input.
-
-    Attributes:
-        height: Rows of the input.
-        width: Columns of the input.
-        fit: ``stretch`` the whole picture, or ``crop`` the central square first.
-        crop_fraction: Side of that square relative to the picture's shorter side, in (0, 1].
-        interpolation: swscale's name of the resampling: ``bicubic``, ``bilinear``, …
-    """
-
-    height: int
-    width: int
-    fit: str = "stretch"
-    crop_fraction: float = 1.0
-    interpolation: str = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -127,20 +106,16 @@ def decode(clip: Clip, stats: DecodeStats) -> Iterator[Block]:
 def decode_with_pulse(clip: Clip, stats: DecodeStats) -> Iterator[Block | None]:
     """As :func:`decode`; a None about once a second says that frames are decoded although no block is full yet."""
     pulse = _Pulse(min(_PULSE_SECONDS, clip.limits.stall_seconds / 4))
-    num_frames = (yield from _count(clip, stats, pulse)) if clip.sampling.needs_count else None
-    keep = clip.sampling.keeper(num_frames)
-    scaler = _Scaler(clip.geometry)
+    scaler = Scaler(clip.geometry)
     frames: list[NDArray[np.uint8]] = []
     times: list[float] = []
-    index, reason = 0, None
+    reason = None
     try:
-        for picture in _pictures(clip, stats):
+        for picture in _kept_pictures(clip, stats):
             if picture is not None:
-                if keep(index, picture.time_ms):
-                    frames.append(scaler(picture))
-                    times.append(picture.time_ms)
-                    stats.frames_kept += 1
-                index += 1
+                frames.append(scaler(picture))
+                times.append(picture.time_ms)
+                stats.frames_kept += 1
             if len(frames) == BLOCK_FRAMES:
                 yield Block(np.stack(frames), np.array(times))
                 frames, times = [], []
@@ -158,14 +133,58 @@ def decode_with_pulse(clip: Clip, stats: DecodeStats) -> Iterator[Block | None]:
         raise VideoError(f"no frame could be decoded{part}")
 
 
-def _count(clip: Clip, stats: DecodeStats, pulse: _Pulse) -> Generator[None, None, int]:
-    """A first pass that only counts the frames of the clip's part; gives a None when the pulse is due."""
+def _kept_pictures(clip: Clip, stats: DecodeStats) -> Iterator[Picture | None]:
+    """The pictures that the sampling keeps, in order; None for others, and now and then."""
+    taken: list[float] = []
+    try:
+        for picture in _shortcut_pictures(clip, stats):
+            yield picture
+            if picture is not None:
+                taken.append(picture.time_ms)
+        if taken:
+            return
+    except Exception:
+        # Decoding all of it is what says why, or does better.
+        stats.frames_expected, stats.frames_decoded = None, 0
+    num_frames = (yield from _count(clip, stats)) if clip.sampling.needs_count else None
+    keep, index = clip.sampling.keeper(num_frames), 0
+    again = iter(taken)
+    for picture in _pictures(clip, stats):
+        kept = picture is not None and keep(index, picture.time_ms)
+        index += picture is not None
+        before = next(again, None) if kept else None
+        if picture is not None and before not in (None, picture.time_ms):
+            raise VideoError(f"its packets promise a frame at {before:.0f} ms, which decoding does not give")
+        yield picture if kept and before is None else None
+
+
+def _shortcut_pictures(clip: Clip, stats: DecodeStats) -> Iterator[Picture | None]:
+    """As :func:`_kept_pictures`, by a shortcut; no picture at all where there is none."""
+    if clip.path.is_dir():
+        return
+    start_ms = -np.inf if clip.start is None else clip.start * 1000
+    end_ms = np.inf if clip.end is None else clip.end * 1000
+    steps = take_shortcut(clip.path, clip.sampling, start_ms, end_ms, clip.limits)
+    while True:
+        try:
+            found = next(steps)
+        except StopIteration as end:
+            shortcut = end.value
+            break
+        if found is not None:
+            stats.frames_decoded = found.number
+        yield found and Picture(found.time_ms, found.frame, found.pixel_aspect)
+    if shortcut is not None:
+        stats.frames_expected, stats.frames_decoded = shortcut.frames_expected, shortcut.frames_passed
+
+
+def _count(clip: Clip, stats: DecodeStats) -> Generator[None, None, int]:
+    """A first pass that only counts the frames of the clip's part; gives a None for each."""
     count = 0
     try:
         for picture in _pictures(clip, stats):
             count += picture is not None
-            if pulse.is_due():
-                yield None
+            yield None
     except Exception as error:
         if not (clip.keep_partial and count):
             raise VideoError(str(stats.broken(_reason(error, stats, clip.limits), False))) from error
@@ -188,15 +207,7 @@ class _Pulse:
         return due
 
 
-class _Picture(NamedTuple):
-    """A decoded frame, its time in ms and the width of its pixels relative to their height."""
-
-    time_ms: float
-    frame: VideoFrame
-    pixel_aspect: float
-
-
-def _pictures(clip: Clip, stats: DecodeStats) -> Iterator[_Picture | None]:
+def _pictures(clip: Clip, stats: DecodeStats) -> Iterator[Picture | None]:
     """The clip's pictures in order, None for those that lie before its start; what is odd becomes a warning."""
     source = _image_pictures if clip.path.is_dir() else _video_pictures
     start_ms = -np.inf if clip.start is None else clip.start * 1000
@@ -229,7 +240,7 @@ def _pictures(clip: Clip, stats: DecodeStats) -> Iterator[_Picture | None]:
             stats.warnings.append(f"errors of FFmpeg: {log.num_errors}, the first: {log.first}")
 
 
-def _video_pictures(path: Path, stats: DecodeStats, log: ErrorLog, limits: Limits) -> Iterator[_Picture]:
+def _video_pictures(path: Path, stats: DecodeStats, log: ErrorLog, limits: Limits) -> Iterator[Picture]:
     with open_video(path, limits) as (container, stream):
         stats.frames_expected = stream.frames or None
         aspect = float(stream.sample_aspect_ratio or 1)
@@ -245,10 +256,10 @@ def _video_pictures(path: Path, stats: DecodeStats, log: ErrorLog, limits: Limit
                 else:
                     start = frame.pts if start is None else start
                     time_ms = float((frame.pts - start) * fractions.Fraction(frame.time_base) * 1000)
-                yield _Picture(time_ms, frame, aspect)
+                yield Picture(time_ms, frame, aspect)
 
 
-def _image_pictures(folder: Path, stats: DecodeStats, log: ErrorLog, limits: Limits) -> Iterator[_Picture]:
+def _image_pictures(folder: Path, stats: DecodeStats, log: ErrorLog, limits: Limits) -> Iterator[Picture]:
     files = image_files(folder)
     if not files:
         raise VideoError("a folder without images")
@@ -259,7 +270,7 @@ def _image_pictures(folder: Path, stats: DecodeStats, log: ErrorLog, limits: Lim
                 frame = next((frames[0] for _, frames in decoded(container, stream, log, limits) if frames), None)
                 if frame is None:
                     raise VideoError("it holds no picture")
-                yield _Picture(index * 1000 / IMAGE_FPS, frame, 1.0)
+                yield Picture(index * 1000 / IMAGE_FPS, frame, 1.0)
         except _BREAKS as error:
             raise VideoError(f"image {printable(file.name)}: {_reason(error, stats, limits)}") from error
 
@@ -272,63 +283,3 @@ def _reason(error: Exception, stats: DecodeStats, limits: Limits) -> str:
     text = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
     text = text.encode("utf-8", "backslashreplace").decode()
     return text if stats.frames_decoded else f"cannot be decoded: {text}"
-
-
-class _Scaler:
-    """Crops, scales, rotates and converts frames; rebuilt whenever the picture's format changes midway."""
-
-    def __init__(self, geometry: Geometry) -> None:
-        self.warnings: list[str] = []
-        self._geometry = geometry
-        self._format: tuple[object, ...] = ()
-        self._graph = Graph()
-
-    def __call__(self, picture: _Picture) -> NDArray[np.uint8]:
-        """The picture as RGB ``(height, width, 3)`` uint8."""
-        frame = picture.frame
-        rotation = int(frame.rotation)
-        layout = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range, rotation)
-        if layout != self._format:
-            if self._format and layout[:2] != self._format[:2]:
-                self.warnings.append(f"picture size changes to {frame.width}×{frame.height}")
-            self._format = layout
-            self._graph = self._build(frame, rotation, picture.pixel_aspect)
-        self._graph.vpush(frame)
-        rgb: NDArray[Any] = self._graph.vpull().to_ndarray()
-        return rgb
-
-    def _build(self, frame: VideoFrame, rotation: int, aspect: float) -> Graph:
-        geometry = self._geometry
-        sideways = rotation % 180 == 90
-        # The picture is turned last, when it is small; until then height and width are those of the file.
-        height, width = (geometry.width, geometry.height) if sideways else (geometry.height, geometry.width)
-        filters: list[tuple[str, str]] = []
-        if geometry.fit == "crop":
-            side = geometry.crop_fraction * min(frame.width * aspect, frame.height)
-            filters.append(("crop", f"{max(1, round(side / aspect))}:{max(1, round(side))}"))
-        filters.append(("scale", f"{width}:{height}:flags={geometry.interpolation}+{_SCALER_FLAGS}"))
-        filters.append(("format", "rgb24"))
-        filters += _turns(rotation)
-        if rotation % 90:
-            self.warnings.append(f"rotation by {rotation}° is not a right angle and is not applied")
-        graph = Graph()
-        graph.threads = 1  # videos are decoded side by side instead
-        chain = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_TIME_BASE)]
-        chain += [graph.add(name, arguments) for name, arguments in filters]
-        chain.append(graph.add("buffersink"))
-        for one, other in pairwise(chain):
-            one.link_to(other)
-        graph.configure()
-        return graph
-
-
-_TIME_BASE = fractions.Fraction(1, 1000)
-
-
-def _turns(rotation: int) -> list[tuple[str, str]]:
-    """FFmpeg filters that undo a display matrix's counter-clockwise rotation in degrees."""
-    return {
-        90: [("transpose", "cclock")],
-        180: [("hflip", ""), ("vflip", "")],
-        270: [("transpose", "clock")],
-    }.get(rotation % 360, [])

@@ -520,9 +520,14 @@ def test_the_consumers_own_slowness_is_no_stall(tmp_path: Path) -> None:
 def test_frames_that_are_not_kept_are_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from framecache.extract import video
 
-    path = write_video(tmp_path / "v.mp4", shades(30))
+    everything = write_video(tmp_path / "v.avi", shades(30), codec="mpeg4")
+    shortcut = write_video(tmp_path / "v.mp4", shades(30))  # key frames at 0, 4, …
     monkeypatch.setattr(video, "_PULSE_SECONDS", 0.0)
-    for sample, beats in (("every=1000", 29), ("num=1", 30 + 29)):
+    for path, sample, beats in (
+        (everything, "every=1000", 29),
+        (everything, "num=1", 30 + 29),
+        (shortcut, "every=7", 3 + 3 + 2 + 1 + 0),  # frames 7, 14, 21 and 28 behind their key frames
+    ):
         clip = Clip(path, parse_sampling(sample), SQUARE)
         assert list(video.decode_with_pulse(clip, DecodeStats())).count(None) >= beats
 
