@@ -15,9 +15,10 @@ import numpy as np
 
 from framecache.cache.durable import fsync_folder
 from framecache.cache.errors import ShardError
+from framecache.cache.maps import map_extent
 from framecache.cache.reader import FeatureSet
 from framecache.cache.sealed import record_gone
-from framecache.cache.shard import ShardInfo, VideoRow, map_extent
+from framecache.cache.shard import ShardInfo, VideoRow
 from framecache.cache.spec import Spec
 from framecache.cache.writer import ShardWriter
 

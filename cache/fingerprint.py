@@ -32,7 +32,7 @@ def fingerprint(spec: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()
 
 
-def digest_parts(*parts: bytes) -> str:
+def digest_parts(*parts: bytes | memoryview) -> str:
     """XXH3-128 of several byte strings, each with its length, as 32 hexadecimal characters."""
     digest = xxhash.xxh3_128()
     for part in parts:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from stat import S_ISREG
 from typing import IO
@@ -22,7 +22,7 @@ from framecache.cache.errors import ShardError
 
 _MAX_BYTES = 1 << 30
 _TAIL_BYTES = 1 << 16
-_LINE = re.compile(rb'\{"sum": "([0-9a-f]{16})", (.*\})')
+_HEAD = re.compile(rb'\{"sum": "([0-9a-f]{16})", ')
 
 
 def append_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -67,6 +67,22 @@ def _end_last_line(stream: IO[bytes]) -> None:
 def read_lines(path: Path) -> tuple[list[bytes], list[int]]:
     """The JSON objects of the file, not parsed, and the numbers (from 1) of lines that are damaged.
 
+    Raises:
+        ShardError: The file is larger than any journal.
+    """
+    found: list[bytes] = []
+    damaged: list[int] = []
+    for number, line in enumerate(checked_lines(path), 1):
+        if line is None:
+            damaged.append(number)
+        else:
+            found.append(line)
+    return found, damaged
+
+
+def checked_lines(path: Path) -> Iterator[bytes | None]:
+    """The JSON object of each line, not parsed, and None for one that is damaged.
+
     A last line without an end is no damage: it is torn, or just being written, and passed over. What is no plain
     file (a pipe would be waited for without end) counts as not there.
 
@@ -74,26 +90,22 @@ def read_lines(path: Path) -> tuple[list[bytes], list[int]]:
         ShardError: The file is larger than any journal.
     """
     if not path.is_file():
-        return [], []
+        return
     if path.stat().st_size > _MAX_BYTES:
         raise ShardError(f"{path}: {path.stat().st_size} bytes are more than a journal can have; was it exchanged?")
-    found: list[bytes] = []
-    damaged: list[int] = []
-    *lines, last = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, 1):
-        rest = _checked(line)
-        if rest is not None:
-            found.append(rest)
-        else:
-            damaged.append(number)
-    rest = _checked(last)
-    return found + ([] if rest is None else [rest]), damaged
+    with path.open("rb") as stream:
+        for line in stream:
+            rest = _checked(line.removesuffix(b"\n"))
+            if rest is not None or line.endswith(b"\n"):
+                yield rest
 
 
 def _checked(line: bytes) -> bytes | None:
-    match = _LINE.fullmatch(line)
-    whole = match is not None and xxhash.xxh3_64_hexdigest(match[2]).encode() == match[1]
-    return b"{" + match[2] if match is not None and whole else None
+    head = _HEAD.match(line)
+    if head is None or not line.endswith(b"}"):
+        return None
+    rest = line[head.end() :]
+    return b"{" + rest if xxhash.xxh3_64_hexdigest(rest).encode() == head[1] else None
 
 
 def drop_damaged_lines(path: Path, aside: Path) -> None:

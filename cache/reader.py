@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,40 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.derivation import quantisation, read_derivation
-from framecache.cache.errors import FeatureSetNotFoundError, InputError, ShardError, VideoNotFoundError
+from framecache.cache.errors import InputError, ShardError, VideoNotFoundError
 from framecache.cache.ledger import LedgerRow, read_journal
-from framecache.cache.sealed import sealed_shards
-from framecache.cache.shard import (
-    Extent,
-    ShardInfo,
-    VideoRow,
-    digest_stored,
-    map_extent,
-    read_rows,
-    read_shard,
-    shard_number,
-)
-from framecache.cache.spec import Spec, require_same_spec
+from framecache.cache.maps import OpenMaps
+from framecache.cache.shard import ShardInfo, VideoRow, digest_stored, read_rows
+from framecache.cache.spec import Spec
+from framecache.cache.view import Place, View, list_shards, read_view
 
-_MAX_OPEN_MAPS = 128
-Place = tuple[int, int]  # which shard, which row of its index
-
-
-@dataclass(frozen=True)
-class _View:
-    """The shards of one moment, and where the latest word on each video leads."""
-
-    shards: list[ShardInfo]
-    rows: dict[str, Place]
-    by_content: dict[bytes, Place]
-
-    def digest(self, place: Place) -> bytes:
-        """Digest of the features at a place."""
-        shard, row = place
-        found: bytes = self.shards[shard].index["digest"][row]
-        return found
-
-    last_number: int  # of the newest shard or ledger line
+__all__ = ["FeatureSet", "list_shards"]
 
 
 class FeatureSet(Mapping[str, NDArray[Any]]):
@@ -73,8 +44,8 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         self.folder = folder
         self.spec = spec
         self._without = None if without is None else frozenset(without)
-        self._maps: OrderedDict[tuple[Path, str], NDArray[Any]] = OrderedDict()
-        self._view = self._opened = _read_view(folder, spec, self._without)
+        self._maps = OpenMaps()
+        self._view = self._opened = read_view(folder, spec, self._without)
         self._changed: set[str] = set()  # videos whose features are no longer those of the opening
         self._quantisation: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         if spec.dtype == "uint8":
@@ -85,13 +56,13 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         return f"<FeatureSet {self.name}: {len(self)} videos, {self.num_frames} frames × ({shape}) {self.dtype}>"
 
     def __len__(self) -> int:
-        return len(self._view.rows)
+        return len(self._view)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._view.rows)
+        return self._view.video_ids()
 
     def __contains__(self, video_id: object) -> bool:
-        return video_id in self._view.rows
+        return isinstance(video_id, str) and self._view.find([video_id]) != [-1]
 
     def __getitem__(self, video_id: str) -> NDArray[Any]:
         """Features of one video, ``(T, *feature_shape)``: a read-only memory-mapped view, or float32 of a uint8 set.
@@ -109,7 +80,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             VideoNotFoundError: No features are stored for it.
             ShardError: Its shard has vanished.
         """
-        return self._rows_of(video_id, "features")
+        return self._rows_of([video_id], "features")[0]
 
     def decode(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Some stored rows as features: the very same, or float32 of a uint8 set."""
@@ -125,12 +96,14 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             VideoNotFoundError: No features are stored for it.
             ShardError: Its shard has vanished.
         """
-        return self._rows_of(video_id, "timestamps_ms")
+        return self._rows_of([video_id], "timestamps_ms")[0]
 
     def length(self, video_id: str) -> int:
         """Number of stored frames of one video, without touching its features."""
-        info, row = self._locate(video_id)
-        return int(info.index["length"][row])
+        view, (row,) = self._locate([video_id])
+        *_, lengths = view.spans
+        length: int = lengths[row]
+        return length
 
     def is_intact(self, video_id: str) -> bool:
         """Whether the stored features and timestamps are, to the bit, the ones that were computed; reads them all.
@@ -140,7 +113,9 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             ShardError: Its shard cannot be read.
         """
         while True:
-            info, row = self._locate(video_id)
+            view, (number,) = self._locate([video_id])
+            shard, row = view.place(number)
+            info = view.shards[shard]
             try:
                 *_, digest = digest_stored(info, row)
             except ShardError:
@@ -150,10 +125,10 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
 
     def video_with_content(self, source_digest: str) -> str | None:
         """The ``video_id`` under which this content is stored, or None."""
-        place = self._view.by_content.get(source_digest.encode())
-        if place is None:
+        (found,) = self._view.find_content([source_digest])
+        if found < 0:
             return None
-        shard, row = place
+        shard, row = self._view.place(found)
         video_id: bytes = self._view.shards[shard].index["video_id"][row]
         return video_id.decode()
 
@@ -174,12 +149,14 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         """
         if max_len is not None and max_len < 1:
             raise InputError(f"max_len: expected at least 1, found {max_len}")
-        views = [self.stored(video_id)[:max_len] for video_id in video_ids]
-        lengths = np.array([len(view) for view in views], np.int64)
-        batch = np.zeros((len(views), int(lengths.max(initial=0)), *self.feature_shape), self.dtype)
-        for row, view in zip(batch, views, strict=True):
-            row[: len(view)] = self.decode(view)
-        return batch, lengths
+        views = self._rows_of(video_ids, "features", max_len)
+        lengths = [len(view) for view in views]
+        # Not np.zeros, since each byte is written once here: what is not copied is padding.
+        batch = np.empty((len(views), max(lengths, default=0), *self.feature_shape), self.dtype)
+        for row, view, length in zip(batch, views, lengths, strict=True):
+            row[:length] = view if self._quantisation is None else self.decode(view)
+            row[length:] = 0
+        return batch, np.array(lengths, np.int64)
 
     @property
     def name(self) -> str:
@@ -194,7 +171,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
     @property
     def video_ids(self) -> tuple[str, ...]:
         """All videos with features, in the order in which they were stored."""
-        return tuple(self._view.rows)
+        return tuple(self._view.video_ids())
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -206,11 +183,10 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         """Of the features that are read: the stored dtype, or float32 of a uint8 set."""
         return np.dtype("float32" if self._quantisation is not None else self.spec.dtype)
 
-    @cached_property
+    @property
     def num_frames(self) -> int:
         """Frames of all videos together, as of the opening; duplicates count once."""
-        shards = self._opened.shards
-        return sum(int(shards[shard].index["length"][row]) for shard, row in set(self._opened.rows.values()))
+        return self._opened.num_frames
 
     @property
     def num_bytes(self) -> int:
@@ -247,7 +223,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         the first of them.
         """
         names: dict[Place, str] = {}
-        for video_id, place in self._view.rows.items():
+        for video_id, place in self._view.places():
             shard, row = place
             own = self._view.shards[shard].index["video_id"][row] == video_id.encode()
             if own or place not in names:
@@ -272,32 +248,43 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
 
     def places(self) -> Iterator[tuple[str, ShardInfo, int]]:
         """Where each video's features are: its shard, and its row in the shard's index."""
-        for video_id, (shard, row) in self._view.rows.items():
+        for video_id, (shard, row) in self._view.places():
             yield video_id, self._view.shards[shard], row
 
-    def _locate(self, video_id: str) -> tuple[ShardInfo, int]:
-        if video_id in self._changed:
-            raise ShardError(
-                f"{self.name}: {video_id!r} was computed anew, or removed, since the cache was opened; open it again"
-            )
-        try:
-            shard, row = self._view.rows[video_id]
-        except KeyError:
-            raise VideoNotFoundError(
-                f"{self.name}: no features of video {video_id!r}; `framecache ledger {self.name}` says why"
-            ) from None
-        return self._view.shards[shard], row
+    def _locate(self, video_ids: Sequence[str]) -> tuple[View, list[int]]:
+        """The view to look in, and the numbers of the videos' rows there."""
+        view = self._view
+        rows = view.find(video_ids)
+        if self._changed or -1 in rows:
+            for video_id, row in zip(video_ids, rows, strict=True):
+                if video_id in self._changed:
+                    raise ShardError(
+                        f"{self.name}: {video_id!r} was computed anew, or removed, since the cache was opened; "
+                        "open it again"
+                    )
+                if row < 0:
+                    raise VideoNotFoundError(
+                        f"{self.name}: no features of video {video_id!r}; `framecache ledger {self.name}` says why"
+                    )
+        return view, rows
 
-    def _rows_of(self, video_id: str, name: Literal["features", "timestamps_ms"]) -> NDArray[Any]:
+    def _rows_of(
+        self, video_ids: Sequence[str], name: Literal["features", "timestamps_ms"], max_len: int | None = None
+    ) -> list[NDArray[Any]]:
+        """Views of some videos' rows in an array, at most so many of each."""
         while True:
-            info, row = self._locate(video_id)
+            view, rows = self._locate(video_ids)
+            shard_of, starts, lengths = view.spans
+            found = []
             try:
-                mapped = self._map(info, name, getattr(info, name))
+                for row in rows:
+                    shard, start, length = shard_of[row], starts[row], lengths[row]
+                    mapped = self._maps.get(view.files[shard], name, view.shards[shard])
+                    found.append(mapped[start : start + (length if max_len is None else min(length, max_len))])
             except FileNotFoundError:
-                self._renew_if_gone(info)
+                self._renew_if_gone(view.shards[shard])
                 continue
-            start, length = int(info.index["start"][row]), int(info.index["length"][row])
-            return mapped[start : start + length]
+            return found
 
     def _renew_if_gone(self, info: ShardInfo) -> None:
         """Called when a shard cannot be read: looks for all videos in the shards that there are now.
@@ -307,93 +294,6 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         """
         if os.path.lexists(info.path):
             raise  # the error that the caller is handling
-        before, now = self._view, _read_view(self.folder, self.spec, self._without)
-        rows: dict[str, Place] = {}
-        for video_id, place in before.rows.items():
-            if video_id in now.rows and now.digest(now.rows[video_id]) == before.digest(place):
-                rows[video_id] = now.rows[video_id]
-            else:
-                self._changed.add(video_id)
-        self._view = replace(now, rows=rows)
-
-    def _map(self, info: ShardInfo, name: str, extent: Extent) -> NDArray[Any]:
-        key = (info.path, name)
-        mapped = self._maps.get(key)
-        if mapped is None:
-            mapped = map_extent(info.path, extent)
-            self._maps[key] = mapped
-            if len(self._maps) > _MAX_OPEN_MAPS:  # views in use keep their own map alive
-                self._maps.popitem(last=False)
-        else:
-            self._maps.move_to_end(key)
-        return mapped
-
-
-def _read_view(folder: Path, spec: Spec, without: Collection[str] | None) -> _View:
-    """Reads what there is at one moment, while a writer may be sealing, compacting and removing.
-
-    Shards appear before those that they replace are removed, and their removal is on record before it happens.
-    So a listing that is the same after all was read as it was before is a listing of one moment.
-    """
-    read: dict[Path, ShardInfo] = {}
-    lenient, without = without is not None, frozenset(without or ())
-    while True:
-        listed = [path for path in list_shards(folder) if path.name not in without]
-        try:
-            for path in listed:
-                if path not in read:
-                    read[path] = read_shard(path)
-        except ShardError:
-            if os.path.lexists(path):
-                raise
-            continue
-        journal = sorted(read_journal(folder, lenient=lenient), key=lambda line: line.after_shard)
-        recorded = sealed_shards(folder)
-        if listed == [path for path in list_shards(folder) if path.name not in without]:
-            break
-    missing = sorted((recorded & sealed_shards(folder)) - {path.name for path in listed} - set(without))
-    if missing:
-        raise ShardError(
-            f"{folder}: {len(missing)} of its shards are missing ({', '.join(missing[:3])}); "
-            "restore them, or run framecache verify --repair and extract again"
-        )
-    shards = [read[path] for path in listed]
-    for info in shards:
-        require_same_spec(spec, info.spec, str(info.path))
-
-    places: dict[str, Place | bytes] = {}  # bytes: the content that a duplicate refers to
-    by_content: dict[bytes, Place] = {}
-    lines = deque(journal)
-
-    def follow_lines(before: float) -> None:
-        while lines and lines[0].after_shard < before:
-            row = lines.popleft().row
-            places.pop(row.video_id, None)
-            if row.status == "duplicate":
-                places[row.video_id] = row.source_digest.encode()
-
-    for shard, info in enumerate(shards):
-        follow_lines(info.number)
-        here = [(shard, row) for row in range(len(info.index))]
-        places.update(zip((raw.decode() for raw in info.index["video_id"].tolist()), here, strict=True))
-        by_content.update(zip(info.index["source_digest"].tolist(), here, strict=True))
-    follow_lines(math.inf)
-    by_content.pop(b"", None)
-    # Last, since the shard with the content may have been replaced by one that is newer than the line.
-    resolved = ((video_id, by_content.get(to) if isinstance(to, bytes) else to) for video_id, to in places.items())
-    rows = {video_id: place for video_id, place in resolved if place is not None}
-    last_number = max([0, *(info.number for info in shards), *(line.after_shard for line in journal)])
-    return _View(shards, rows, by_content, last_number)
-
-
-def list_shards(folder: Path) -> list[Path]:
-    """The visible shards of a feature set, in the order of writing.
-
-    Raises:
-        FeatureSetNotFoundError: The folder is not there.
-    """
-    try:
-        found = [(number, path) for path in folder.iterdir() if (number := shard_number(path)) is not None]
-    except FileNotFoundError:
-        raise FeatureSetNotFoundError(f"no feature set in {folder}: it was removed") from None
-    return [path for _, path in sorted(found)]
+        now = read_view(self.folder, self.spec, self._without)
+        self._changed.update(now.narrow_to(self._view))
+        self._view = now

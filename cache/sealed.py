@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from framecache.cache.journal import append_lines, read_lines
+from framecache.cache.journal import append_lines, checked_lines
 from framecache.cache.shard import SHARD_PATTERN
 
 SEALED_FILE = "sealed.jsonl"
@@ -32,26 +32,33 @@ def record_gone(folder: Path, shards: Iterable[str], why: str) -> None:
 
 def sealed_shards(folder: Path) -> set[str]:
     """Names of the shards that should be there."""
-    return set(_sealed_lines(folder))
+    shards: set[str] = set()
+    for sealed, shard, _ in _lines(folder):
+        if sealed:
+            shards.add(shard)
+        else:
+            shards.discard(shard)
+    return shards
 
 
 def sealed_videos(folder: Path, shard: str) -> tuple[str, ...]:
     """The videos that a shard was sealed with; none when it is not on record."""
-    line = _sealed_lines(folder).get(shard)
-    if line is None:
-        return ()
+    videos = b""
+    for sealed, name, line in _lines(folder):
+        if name == shard:
+            videos = line if sealed else b""
     try:
-        return tuple(str(video_id) for video_id in json.loads(line)["videos"])
+        return tuple(str(video_id) for video_id in json.loads(videos or b"{}").get("videos", ()))
     except (ValueError, RecursionError):
         return ()
 
 
-def _sealed_lines(folder: Path) -> dict[str, bytes]:
-    lines: dict[str, bytes] = {}
-    whole, _ = read_lines(folder / SEALED_FILE)  # what damaged lines said is found in the shards
-    for line in whole:
-        if sealed := _SEALED.match(line):
-            lines[sealed[1].decode()] = line
-        elif gone := _GONE.match(line):
-            lines.pop(gone[1].decode(), None)
-    return lines
+def _lines(folder: Path) -> Iterator[tuple[bool, str, bytes]]:
+    """Whether each line says that a shard was sealed, or that it is gone; which; and the line itself."""
+    for line in checked_lines(folder / SEALED_FILE):
+        if line is None:
+            continue  # what it said is found in the shards
+        sealed = _SEALED.match(line)
+        about = sealed or _GONE.match(line)
+        if about:
+            yield sealed is not None, about[1].decode(), line

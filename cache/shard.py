@@ -26,7 +26,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, Any
 
 import h5py
@@ -35,7 +37,9 @@ from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError, ShardError
 from framecache.cache.fingerprint import FeatureDigest, digest_parts
+from framecache.cache.index import NameHash, Names
 from framecache.cache.manifest import is_plain_name
+from framecache.cache.plain_hdf5 import Extent, NotPlainError, read_layout
 from framecache.cache.spec import FORMAT_VERSION, Spec
 
 SHARD_PATTERN = re.compile(r"shard-(\d{6,})-[0-9a-f]{8}\.h5")
@@ -48,6 +52,7 @@ UNKNOWN = -1  # frames_expected of a container that does not say
 _ALIGNMENT_BYTES = 64  # of every object in the file, so that mapped rows are aligned
 _COPY_BYTES = 4 << 20
 _MAX_TABLE_BYTES = 1 << 30
+_hash_names = NameHash()
 _ATTRIBUTE_BYTES = 64 << 10  # HDF5's own limit in the form that we write
 
 
@@ -64,20 +69,6 @@ class VideoRow:
     frames_expected: int | None
     frames_decoded: int
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Extent:
-    """Where a dataset's bytes lie in the file."""
-
-    offset: int  # bytes from the start of the file
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def num_bytes(self) -> int:
-        """How many bytes there are."""
-        return self.dtype.itemsize * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -111,24 +102,110 @@ def shard_number(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
-def read_shard(path: Path) -> ShardInfo:
+@dataclass(frozen=True)
+class _Content:
+    """What a shard's file says, as far as its form allows it to be read."""
+
+    num_bytes: int
+    spec: Spec
+    spec_json: bytes
+    software: Mapping[str, str]
+    name: str
+    index_digest: str
+    extents: Mapping[str, Extent]
+    index: NDArray[np.void]
+
+
+def read_shard(path: Path, with_hdf5: bool = False) -> ShardInfo:
     """Opens, checks and closes a shard; reads its index and none of its features.
+
+    Args:
+        path: The file.
+        with_hdf5: Whether libhdf5 has to find the file in order too, which takes ten times as long; by default it
+            is asked only about a file that it has not laid out in the way we know.
 
     Raises:
         ShardError: The file is not a whole, well-formed shard of format version 1.
     """
+    try:
+        found = None if with_hdf5 else _read_plain(path)
+    except (OSError, ValueError, TypeError, RecursionError):  # NotPlainError too
+        found = None  # the other way to read it tells what is wrong
+    return _check(path, _read_with_hdf5(path) if found is None else found)
+
+
+def _read_plain(path: Path) -> _Content:
+    """Reads a file that is exactly as we write it.
+
+    Raises:
+        NotPlainError: It is different.
+        OSError: It cannot be read.
+        ValueError: An attribute is not what it should be; TypeError and RecursionError too.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        status = os.fstat(descriptor)
+        if not S_ISREG(status.st_mode):
+            raise NotPlainError(f"{path}: not a file")
+        extents, attributes = read_layout(descriptor, DATASETS)
+        if attributes.keys() != set(ATTRIBUTES) or attributes.pop("format_version") != FORMAT_VERSION:
+            raise NotPlainError(f"{path}: other attributes")
+        texts = {name: value for name, value in attributes.items() if isinstance(value, bytes)}
+        extent = extents["index"]
+        if (
+            any(len(text) > _ATTRIBUTE_BYTES for text in texts.values())
+            or len(texts) < len(attributes)
+            or not _has_fields(extent.dtype, INDEX_FIELDS)
+            or not _has_fields(extents["ledger"].dtype, LEDGER_FIELDS)
+            or extent.num_bytes > _MAX_TABLE_BYTES
+        ):
+            raise NotPlainError(f"{path}: other attributes or tables")
+        index = np.frombuffer(os.pread(descriptor, extent.num_bytes, extent.offset), extent.dtype)
+        if index.shape != extent.shape:
+            raise NotPlainError(f"{path}: it is being cut")
+    finally:
+        os.close(descriptor)
+    return _Content(
+        num_bytes=status.st_size,
+        spec=_parse_spec(texts["spec"]),
+        spec_json=texts["spec"],
+        software=_json_object(texts["software"]),
+        name=texts["shard"].decode(),
+        index_digest=texts["index_digest"].decode(),
+        extents=extents,
+        index=index,
+    )
+
+
+def _read_with_hdf5(path: Path) -> _Content:
+    """Reads a file of any form, and says what is wrong with it.
+
+    Raises:
+        ShardError: It is not in the form of a shard.
+    """
     with _reading(path) as file:
-        spec = _read_spec(file, path)
-        software = _json_object(_text_attribute(file, "software", path))
-        extents = {name: _extent(file, name, path) for name in DATASETS}
-        _refuse_overlap(extents, path)
-        features, timestamps = extents["features"], extents["timestamps_ms"]
-        index = _table(file, "index", INDEX_FIELDS, path)
-        name = _text_attribute(file, "shard", path).decode()
-        expected = _text_attribute(file, "index_digest", path).decode()
-        found = _index_digest(name, _text_attribute(file, "spec", path), features, timestamps, index)
-        ids = [raw.decode() for raw in index["video_id"].tolist()]
-        num_bytes = path.stat().st_size
+        return _Content(
+            num_bytes=path.stat().st_size,
+            spec=_read_spec(file, path),
+            spec_json=_text_attribute(file, "spec", path),
+            software=_json_object(_text_attribute(file, "software", path)),
+            name=_text_attribute(file, "shard", path).decode(),
+            index_digest=_text_attribute(file, "index_digest", path).decode(),
+            extents={name: _extent(file, name, path) for name in DATASETS},
+            index=_table(file, "index", INDEX_FIELDS, path),
+        )
+
+
+def _check(path: Path, content: _Content) -> ShardInfo:
+    """Checks what a file says, in whatever way it was read.
+
+    Raises:
+        ShardError: It is not what we write.
+    """
+    spec, index = content.spec, content.index
+    _refuse_overlap(content.extents, path)
+    features, timestamps = content.extents["features"], content.extents["timestamps_ms"]
     num_frames = features.shape[0] if features.shape else 0
     if features.shape[1:] != spec.feature_shape or features.dtype != np.dtype(spec.dtype):
         raise ShardError(
@@ -142,14 +219,37 @@ def read_shard(path: Path) -> ShardInfo:
         raise ShardError(f"{path}: the index points outside the {num_frames} frames of the shard")
     if length.sum() != num_frames or (start != np.cumsum(length) - length).any():
         raise ShardError(f"{path}: the videos of the index do not follow each other, or leave frames to nobody")
-    odd = [video_id for video_id in ids if not is_plain_name(video_id)]
-    if odd or len(set(ids)) < len(ids):
-        raise ShardError(f"{path}: the index names a video twice, or a path ({odd[:1]}), where a plain name belongs")
-    if found != expected:
+    _check_names(index["video_id"], path)
+    if _index_digest(content.name, content.spec_json, features, timestamps, index) != content.index_digest:
         raise ShardError(f"{path}: its index, spec or extents are not the ones that were written")
-    if name != path.name:
-        raise ShardError(f"{path}: this file was sealed as {name}; was it renamed or copied?")
-    return ShardInfo(path, shard_number(path) or 0, num_bytes, spec, software, features, timestamps, index)
+    if content.name != path.name:
+        raise ShardError(f"{path}: this file was sealed as {content.name}; was it renamed or copied?")
+    number, software = shard_number(path) or 0, content.software
+    return ShardInfo(path, number, content.num_bytes, spec, software, features, timestamps, index)
+
+
+def _check_names(names: Names, path: Path) -> None:
+    """Refuses names that are paths, doubles, or no text.
+
+    Raises:
+        ShardError: Naming the first.
+    """
+    width = names.itemsize + 1
+    raw = names.astype(f"S{width}").tobytes()  # with a NUL behind each
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from error
+    # Whatever might be no plain name, looked at all at once; a million names one by one would take ten seconds.
+    letters = np.frombuffer(raw, np.uint8)
+    first, is_letter = letters[::width], letters != 0
+    begins = np.count_nonzero(is_letter[1:] > is_letter[:-1])  # of names behind the first, and behind a NUL within
+    suspicious = b".." in raw or not first.all() or (first == ord("/")).any() or begins != len(names) - 1
+    odd = [name for one in names.tolist() if not is_plain_name(name := one.decode())] if suspicious else []
+    hashes = np.sort(_hash_names(names))
+    doubles = (hashes[1:] == hashes[:-1]).any() and len(set(names.tolist())) < len(names)
+    if odd or doubles:
+        raise ShardError(f"{path}: the index names a video twice, or a path ({odd[:1]}), where a plain name belongs")
 
 
 def read_rows(path: Path) -> list[VideoRow]:
@@ -216,11 +316,6 @@ def digest_stored(info: ShardInfo, row: int) -> Iterator[str]:
     except OSError as error:
         raise ShardError(f"{info.path}: cannot be read ({error.strerror})") from error
     yield digest.hexdigest()
-
-
-def map_extent(path: Path, extent: Extent) -> NDArray[Any]:
-    """Maps a dataset's bytes into memory, read-only, without HDF5."""
-    return np.memmap(path, extent.dtype, "r", extent.offset, extent.shape).view(np.ndarray)
 
 
 def write_shard(
@@ -297,11 +392,15 @@ def _lay_out(
 def _index_digest(name: str, spec: bytes, features: Extent, timestamps: Extent, index: NDArray[np.void]) -> str:
     """Of all that says where and of what the features are; the offsets are left out, since the videos' digests tell."""
     shapes = f"{features.shape} {features.dtype.str} {timestamps.shape} {timestamps.dtype.str} {_layout(index)}"
-    return digest_parts(str(FORMAT_VERSION).encode(), name.encode(), spec, shapes.encode(), index.tobytes())
+    return digest_parts(str(FORMAT_VERSION).encode(), name.encode(), spec, shapes.encode(), _bytes_of(index))
 
 
 def _ledger_digest(software: bytes, ledger: NDArray[np.void]) -> str:
-    return digest_parts(software, _layout(ledger).encode(), ledger.tobytes())
+    return digest_parts(software, _layout(ledger).encode(), _bytes_of(ledger))
+
+
+def _bytes_of(table: NDArray[np.void]) -> memoryview:
+    return np.ascontiguousarray(table).view(np.uint8).data
 
 
 def _layout(table: NDArray[np.void]) -> str:
@@ -373,10 +472,14 @@ def _reading(path: Path) -> Iterator[h5py.File]:
     except ShardError:
         raise
     except Exception as error:  # h5py raises every built-in kind there is on damaged files
-        raise ShardError(
-            f"{path}: not a whole, readable shard of format version {FORMAT_VERSION} ({error}); "
-            "restore it, or run framecache verify --repair and extract again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ShardError:
+    return ShardError(
+        f"{path}: not a whole, readable shard of format version {FORMAT_VERSION} ({error}); "
+        "restore it, or run framecache verify --repair and extract again"
+    )
 
 
 def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
@@ -417,15 +520,22 @@ def _extent_of(dataset: h5py.Dataset) -> Extent:
 def _table(file: h5py.File, name: str, expected: Mapping[str, str], path: Path) -> NDArray[np.void]:
     dataset = _dataset(file, name, path)
     row = dataset.dtype  # h5py makes it anew each time
-    fields = {field: row[field] for field in row.names or ()}
-    kinds = {field: "S" if dtype.kind == "S" else dtype.str[1:] for field, dtype in fields.items()}
-    if list(kinds.items()) != list(expected.items()) or dataset.ndim != 1:
-        raise ShardError(f"{path}: dataset {name!r} has fields {kinds}, expected {', '.join(expected)}")
+    if not _has_fields(row, expected) or dataset.ndim != 1:
+        raise ShardError(f"{path}: dataset {name!r} has fields {_kinds(row)}, expected {', '.join(expected)}")
     extent = _extent(file, name, path)
     if extent.dtype.itemsize * math.prod(extent.shape) > _MAX_TABLE_BYTES:
         raise ShardError(f"{path}: dataset {name!r} of shape {extent.shape} is larger than any shard's")
     table: NDArray[np.void] = dataset[()]
     return table
+
+
+def _has_fields(row: np.dtype[Any], expected: Mapping[str, str]) -> bool:
+    return list(_kinds(row).items()) == list(expected.items())
+
+
+def _kinds(row: np.dtype[Any]) -> dict[str, str]:
+    fields = {field: row[field] for field in row.names or ()}
+    return {field: "S" if dtype.kind == "S" else dtype.str[1:] for field, dtype in fields.items()}
 
 
 def _read_spec(file: h5py.File, path: Path) -> Spec:
@@ -437,11 +547,17 @@ def _read_spec(file: h5py.File, path: Path) -> Spec:
     if np.ndim(version) or version != FORMAT_VERSION:  # type: ignore[arg-type]
         raise ShardError(f"{path}: format version {version}, expected {FORMAT_VERSION}; use the release that wrote it")
     try:
-        return Spec.from_dict(json.loads(_text_attribute(file, "spec", path)), str(path))
+        return _parse_spec(_text_attribute(file, "spec", path))
     except InputError as error:
-        raise ShardError(str(error)) from error
+        raise ShardError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: its spec attribute is missing or not JSON") from error
+
+
+@lru_cache(maxsize=64)
+def _parse_spec(text: bytes) -> Spec:
+    """The spec of a JSON text: of all shards of a feature set the same, so that it is made once."""
+    return Spec.from_dict(json.loads(text))
 
 
 def _text_attribute(file: h5py.File, name: str, path: Path) -> bytes:

@@ -34,7 +34,7 @@ def examine(request: bytes) -> Iterator[bytes]:
     hurt: list[str] = []
     error = None
     try:
-        info = read_shard(path)
+        info = read_shard(path, with_hdf5=True)
         require_same_spec(Spec.from_dict(asked["spec"]), info.spec, str(path))
         videos = [raw.decode() for raw in info.index["video_id"].tolist()]
         read_rows(path)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from framecache.cache.child import serve
-from framecache.cache.shard import map_extent, read_rows, read_shard
+from framecache.cache.maps import map_extent
+from framecache.cache.shard import read_rows, read_shard
 from framecache.cache.verify_worker import examine
 
 

@@ -225,7 +225,7 @@ def test_a_view_outlives_its_feature_set(tmp_path: Path, spec: Spec, fill_set: F
 def test_open_maps_are_bounded_and_views_in_use_stay_valid(
     tmp_path: Path, spec: Spec, fill_set: FillSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("framecache.cache.reader._MAX_OPEN_MAPS", 3)
+    monkeypatch.setattr("framecache.cache.maps._MAX_OPEN_MAPS", 3)
     videos = {f"v{i}": ramp(2, 10 * i) for i in range(12)}
     features = FeatureSet(fill_set(tmp_path, spec, videos, seal_bytes=1), spec)
     kept = features["v0"]
