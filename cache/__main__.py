@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from tqdm import tqdm
 
 from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
 from framecache.cache.compact import compact
@@ -20,8 +19,9 @@ from framecache.cache.errors import FramecacheError, InputError
 from framecache.cache.folders import natural_key
 from framecache.cache.reader import FeatureSet, list_shards
 from framecache.cache.store import lock_for_writing, open_cache, read_spec
-from framecache.cache.verify import Verification, file_size, verify
-from framecache.cache.verify import repair as repair_set
+
+if TYPE_CHECKING:
+    from framecache.cache.verify import Verification
 
 app = make_app(
     "framecache",
@@ -131,6 +131,8 @@ def verify_sets(
     json: AsJson = False,
 ) -> int:
     """Digest all stored features again and compare; status 1 if a single bit has changed."""
+    from framecache.cache.verify import Verification  # here, so that ls need not wait for it
+
     store = open_cache(cache)
     asked = [store.resolve(name) for name in names] or store.names()
     results = []
@@ -150,6 +152,11 @@ def verify_sets(
 
 
 def _verify_set(folder: Path, repair: bool) -> Verification:
+    from tqdm import tqdm
+
+    from framecache.cache.verify import file_size, verify
+    from framecache.cache.verify import repair as repair_set
+
     with ExitStack() as stack:
         if repair:
             stack.enter_context(lock_for_writing(folder))
@@ -185,6 +192,8 @@ def derive_set(
 
     Example: framecache derive efficientnet-lite0.gap --pca 256 --whiten --manifest videos/manifest.csv
     """
+    from tqdm import tqdm
+
     with tqdm(desc="derive", unit="frame", unit_scale=True, disable=None) as bar:
 
         def show(done: int, total: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -83,16 +84,14 @@ class Parents:
         Raises:
             ShardError: The stored bytes are not the ones that were computed; the blocks so far are not to be used.
         """
-        views = [features.stored(video_id) for features in self.sets]
-        times = [features.timestamps_ms(video_id) for features in self.sets]
         digests = [FeatureDigest() for _ in self.sets]
         chosen = self._chosen(video_id)
         step = max(1, _BLOCK_BYTES // (4 * math.prod(self.feature_shape)))
-        for begin in range(0, len(views[0]), step):
-            block = slice(begin, begin + step)
-            for digest, view, clock in zip(digests, views, times, strict=True):
-                digest.update(view[block], clock[block])
-            rows = [view[block] for view in views]
+        sets = [features.read(video_id, step) for features in self.sets]
+        for begin, blocks in zip(itertools.count(0, step), zip(*sets, strict=True), strict=False):
+            for digest, block in zip(digests, blocks, strict=True):
+                digest.update(*block)
+            rows = [features for features, _ in blocks]
             if chosen is not None:
                 kept = chosen[(chosen >= begin) & (chosen < begin + step)] - begin
                 rows = [row[kept] for row in rows]

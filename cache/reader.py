@@ -15,7 +15,7 @@ from framecache.cache.derivation import quantisation, read_derivation
 from framecache.cache.errors import InputError, ShardError, VideoNotFoundError
 from framecache.cache.ledger import LedgerRow, read_journal
 from framecache.cache.maps import OpenMaps
-from framecache.cache.shard import ShardInfo, VideoRow, digest_stored, read_rows
+from framecache.cache.shard import ShardInfo, VideoRow, digest_stored, read_rows, read_stored
 from framecache.cache.spec import Spec
 from framecache.cache.view import Place, View, list_shards, read_view
 
@@ -104,6 +104,28 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         *_, lengths = view.spans
         length: int = lengths[row]
         return length
+
+    def read(self, video_id: str, num_frames: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
+        """Reads one video as it is stored, and its timestamps, so many frames at a time.
+
+        For passes over more than fits into memory: nothing stays mapped.
+
+        Raises:
+            VideoNotFoundError: No features are stored for it.
+            ShardError: Its shard cannot be read.
+        """
+        while True:
+            view, (number,) = self._locate([video_id])
+            shard, row = view.place(number)
+            blocks = read_stored(view.shards[shard], row, num_frames)
+            try:
+                first = next(blocks)
+            except ShardError:
+                self._renew_if_gone(view.shards[shard])
+                continue
+            yield first
+            yield from blocks
+            return
 
     def is_intact(self, video_id: str) -> bool:
         """Whether the stored features and timestamps are, to the bit, the ones that were computed; reads them all.

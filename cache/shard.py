@@ -285,10 +285,35 @@ def read_rows(path: Path) -> list[VideoRow]:
         return rows
 
 
+def read_stored(info: ShardInfo, row: int, num_frames: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
+    """Reads a video's stored features ``(n, *feature_shape)`` and timestamps ``(n,)``, so many frames at a time.
+
+    Reads the file instead of mapping it: a file that shrinks meanwhile is an error and not a signal, and what was
+    read does not stay in the process's memory.
+
+    Raises:
+        ShardError: The file cannot be read.
+    """
+    start, length = int(info.index["start"][row]), int(info.index["length"][row])
+    shape, dtype = info.features.shape[1:], info.features.dtype
+    frame_bytes = math.prod(shape) * dtype.itemsize
+    try:
+        with info.path.open("rb", buffering=0) as stream:
+            for begin in range(start, start + length, num_frames):
+                count = min(num_frames, start + length - begin)
+                features = os.pread(stream.fileno(), count * frame_bytes, info.features.offset + begin * frame_bytes)
+                times = os.pread(stream.fileno(), count * 8, info.timestamps_ms.offset + begin * 8)
+                if len(features) < count * frame_bytes or len(times) < count * 8:
+                    raise ShardError(f"{info.path}: ends before the frames of its index do; it is truncated")
+                yield np.frombuffer(features, dtype).reshape(count, *shape), np.frombuffer(times, np.float64)
+    except ShardError:
+        raise
+    except OSError as error:
+        raise ShardError(f"{info.path}: cannot be read ({error.strerror})") from error
+
+
 def digest_stored(info: ShardInfo, row: int) -> Iterator[str]:
     """Digests a video's stored bytes again, to be compared with the index's ``digest``.
-
-    Reads the file instead of mapping it: a file that shrinks meanwhile is an error and not a signal.
 
     Yields:
         An empty string after each block of a few MB but the last; then the digest.
@@ -296,25 +321,12 @@ def digest_stored(info: ShardInfo, row: int) -> Iterator[str]:
     Raises:
         ShardError: The file cannot be read.
     """
-    start, length = int(info.index["start"][row]), int(info.index["length"][row])
     frame_bytes = math.prod(info.features.shape[1:]) * info.features.dtype.itemsize
-    step = max(1, _COPY_BYTES // frame_bytes)
     digest = FeatureDigest()
-    try:
-        with info.path.open("rb", buffering=0) as stream:
-            for begin in range(start, start + length, step):
-                count = min(step, start + length - begin)
-                features = os.pread(stream.fileno(), count * frame_bytes, info.features.offset + begin * frame_bytes)
-                times = os.pread(stream.fileno(), count * 8, info.timestamps_ms.offset + begin * 8)
-                if len(features) < count * frame_bytes or len(times) < count * 8:
-                    raise ShardError(f"{info.path}: ends before the frames of its index do; it is truncated")
-                if begin > start:
-                    yield ""
-                digest.update(np.frombuffer(features, np.uint8), np.frombuffer(times, np.float64))
-    except ShardError:
-        raise
-    except OSError as error:
-        raise ShardError(f"{info.path}: cannot be read ({error.strerror})") from error
+    for number, (features, times) in enumerate(read_stored(info, row, max(1, _COPY_BYTES // frame_bytes))):
+        if number:
+            yield ""
+        digest.update(features, times)
     yield digest.hexdigest()
 
 

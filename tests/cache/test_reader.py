@@ -349,3 +349,39 @@ def test_contents_without_a_digest_are_nobodys_duplicate(tmp_path: Path, spec: S
     features = FeatureSet(folder, spec)
     assert features.video_with_content("") is None
     assert "copy" not in features
+
+
+@needs_maps
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 5, 6])
+def test_a_pass_reads_the_same_and_maps_nothing(num_frames: int, features: FeatureSet, tmp_path: Path) -> None:
+    blocks = list(features.read("v3", num_frames))
+    assert str(tmp_path) not in MAPS.read_text()
+    assert [len(rows) for rows, _ in blocks[:-1]] == [num_frames] * (len(blocks) - 1)
+    np.testing.assert_array_equal(np.concatenate([rows for rows, _ in blocks]), ramp(5, 200))
+    assert np.concatenate([times for _, times in blocks]).tolist() == [0, 40, 80, 120, 160]
+
+
+def test_a_pass_over_a_video_that_is_not_there_names_it(features: FeatureSet) -> None:
+    with pytest.raises(VideoNotFoundError, match="no features of video 'v9'"):
+        next(features.read("v9", 1))
+
+
+@needs_maps
+def test_open_maps_of_all_sets_together_are_bounded(
+    tmp_path: Path, make_spec: MakeSpec, fill_set: FillSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("framecache.cache.maps._MAX_OPEN_MAPS", 4)
+    specs = [make_spec(sampling=f"fps={fps}") for fps in (1, 2, 3)]
+    videos = {f"v{i}": ramp(2, 10 * i) for i in range(3)}
+    sets = [FeatureSet(fill_set(tmp_path, spec, videos, seal_bytes=1), spec) for spec in specs]
+    for features in sets * 2:
+        for video_id in features:
+            np.testing.assert_array_equal(features[video_id], videos[video_id])
+    assert len([line for line in MAPS.read_text().splitlines() if str(tmp_path) in line]) <= 4
+
+
+@pytest.mark.parametrize("video_id", ["\ud800", "v1\0", "", "V1"])
+def test_names_that_nothing_can_have_are_not_found(video_id: str, features: FeatureSet) -> None:
+    assert video_id not in features
+    assert features.get(video_id) is None
+    assert 5 not in features
