@@ -27,7 +27,7 @@ class WeakHash(NameHash):
     def __init__(self) -> None:
         super().__init__()
         type(self).attempts += 1
-        self._bits = 8 * self.attempts  # of 64
+        self._bits = 4**self.attempts // 2  # 2, 8, 32, 64
 
     def __call__(self, names: Names) -> np.ndarray[Any, np.dtype[np.uint64]]:
         return super().__call__(names) & np.uint64((1 << min(64, self._bits)) - 1)
