@@ -41,22 +41,27 @@ class Feed:
             features, mask = sequences.batch(range(len(sequences)), seq_len)
             self._held = tf.constant(features), tf.constant(mask)
 
-    def batches(self, rows: NDArray[np.int64]) -> Any:
-        """What a graph iterates over.
+    def batches(self, rows: NDArray[np.int64]) -> Tensor:
+        """Row numbers, batch by batch.
 
         Args:
             rows: Positions in :attr:`sequences`, in the order in which they are wanted, ``(n,)``.
 
         Returns:
-            ``(ceil(n / B), B)`` row numbers, −1 for an empty row; or a dataset that reads ahead what they stand for.
+            ``(ceil(n / B), B)`` row numbers, −1 for an empty row.
         """
-        filled = np.pad(rows, (0, -len(rows) % self.batch_size), constant_values=-1).reshape(-1, self.batch_size)
+        return tf.constant(
+            np.pad(rows, (0, -len(rows) % self.batch_size), constant_values=-1).reshape(-1, self.batch_size)
+        )
+
+    def each(self, batches: Tensor) -> Any:
+        """Within a graph: what to iterate over and to :meth:`take`, the batches or what is read ahead of them."""
         if self._held is not None:
-            return tf.constant(filled)
-        return tf.data.Dataset.from_tensor_slices(filled).map(self._read).prefetch(_READ_AHEAD)
+            return batches
+        return tf.data.Dataset.from_tensor_slices(batches).map(self._read).prefetch(_READ_AHEAD)
 
     def take(self, batch: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Within a graph: one of the :meth:`batches` as inputs of the model.
+        """Within a graph: a batch as inputs of the model.
 
         Returns:
             ``features (B, T, *feature_shape)`` float32 and ``mask (B, T)`` bool; classes ``(B,)`` int64; and which rows

@@ -99,8 +99,9 @@ def lstm_loop(inputs: Tensor, kernel: Tensor, mask: Tensor | None, h: Tensor, c:
         gates, cells, hiddens = _lstm_forward(inputs, kernel, mask, h, c)
 
         def gradient(*upstream: Tensor) -> tuple[Tensor, ...]:
-            found: tuple[Tensor, ...] = _lstm_backward(kernel, mask, h, c, gates, cells, hiddens, *upstream)
-            return found
+            d_inputs, d_h, d_c = _lstm_backward(kernel, mask, c, gates, cells, *upstream)
+            d_kernel = _kernel_gradient(_shifted(h, hiddens), d_inputs)
+            return tf.transpose(d_inputs, (1, 0, 2)), d_kernel, d_h, d_c
 
         return (tf.transpose(hiddens, (1, 0, 2)), hiddens[-1], cells[-1]), gradient
 
@@ -131,16 +132,14 @@ def _lstm_forward(
 def _lstm_backward(
     kernel: Tensor,
     mask: Tensor | None,
-    h: Tensor,
     c: Tensor,
     gates: Tensor,
     cells: Tensor,
-    hiddens: Tensor,
     d_outputs: Tensor,
     d_h: Tensor,
     d_c: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of inputs ``(B, T, 4H)``, kernel ``(H, 4H)`` and first states ``(B, H)``."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the inputs, time first, ``(T, B, 4H)`` and of the first states ``(B, H)``."""
     i, f, g, o = tf.split(gates, 4, axis=2)
     tanh_c = tf.tanh(cells)
     # What each gradient is multiplied with in every step, for all steps at once.
@@ -154,18 +153,15 @@ def _lstm_backward(
         by_i, by_f, by_g, by_o, by_c = (tf.where(valid, by, 0.0) for by in (by_i, by_f, by_g, by_o, by_c))
         f = tf.where(valid, f, 1.0)
     transposed = tf.transpose(kernel)
-    last = tf.shape(gates)[0] - 1
 
-    def step(back: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        t = last - back
+    def step(t: Tensor, d_h: Tensor, d_c: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         d_h = d_h + d_outputs[:, t]
         d_c = d_c + d_h * by_c[t]
         d_gates = tf.concat([d_c * by_i[t], d_c * by_f[t], d_c * by_g[t], d_h * by_o[t]], 1)
         return (d_gates @ transposed + _masked(mask, t, d_h), d_c * f[t]), (d_gates,)
 
-    (d_h, d_c), (d_gates,) = _scan(step, last + 1, (d_h, d_c), (gates.shape[2],))
-    d_gates = d_gates[::-1]
-    return tf.transpose(d_gates, (1, 0, 2)), _kernel_gradient(_shifted(h, hiddens), d_gates), d_h, d_c
+    (d_h, d_c), (d_gates,) = _scan(step, tf.shape(gates)[0], (d_h, d_c), (gates.shape[2],), backwards=True)
+    return d_gates, d_h, d_c
 
 
 def gru_loop(inputs: Tensor, kernel: Tensor, bias: Tensor, mask: Tensor | None, h: Tensor) -> tuple[Tensor, ...]:
@@ -188,8 +184,9 @@ def gru_loop(inputs: Tensor, kernel: Tensor, bias: Tensor, mask: Tensor | None, 
         gates, hiddens = _gru_forward(inputs, kernel, bias, mask, h)
 
         def gradient(*upstream: Tensor) -> tuple[Tensor, ...]:
-            found: tuple[Tensor, ...] = _gru_backward(kernel, mask, h, gates, hiddens, *upstream)
-            return found
+            d_inputs, d_recurrent, d_h = _gru_backward(kernel, mask, h, gates, hiddens, *upstream)
+            d_kernel = _kernel_gradient(_shifted(h, hiddens), d_recurrent)
+            return tf.transpose(d_inputs, (1, 0, 2)), d_kernel, tf.reduce_sum(d_recurrent, (0, 1)), d_h
 
         return (tf.transpose(hiddens, (1, 0, 2)), hiddens[-1]), gradient
 
@@ -217,8 +214,8 @@ def _gru_forward(inputs: Tensor, kernel: Tensor, bias: Tensor, mask: Tensor | No
 @tf.function(jit_compile=True, autograph=False)
 def _gru_backward(
     kernel: Tensor, mask: Tensor | None, h: Tensor, gates: Tensor, hiddens: Tensor, d_outputs: Tensor, d_h: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of inputs ``(B, T, 3H)``, kernel ``(H, 3H)``, bias ``(3H,)`` and first state ``(B, H)``."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients, time first, of the inputs and of what the state contributes ``(T, B, 3H)``; of the first state."""
     z, r, n, to_n = tf.split(gates, 4, axis=2)
     before = _shifted(h, hiddens)
     by_z = (before - n) * z * (1 - z)
@@ -230,20 +227,16 @@ def _gru_backward(
     by_r = by_n * to_n * r * (1 - r)
     by_to_n = by_n * r
     transposed = tf.transpose(kernel)
-    last = tf.shape(gates)[0] - 1
 
-    def step(back: Tensor, d_h: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        t = last - back
+    def step(t: Tensor, d_h: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         d_h = d_h + d_outputs[:, t]
         d_recurrent = tf.concat([d_h * by_z[t], d_h * by_r[t], d_h * by_to_n[t]], 1)
         return (d_recurrent @ transposed + d_h * z[t],), (d_recurrent, d_h)
 
     units = kernel.shape[0]
-    (d_h,), (d_recurrent, d_hiddens) = _scan(step, last + 1, (d_h,), (3 * units, units))
-    d_recurrent, d_hiddens = d_recurrent[::-1], d_hiddens[::-1]
-    d_inputs = tf.concat([d_recurrent[:, :, : 2 * units], d_hiddens * by_n], 2)
-    d_bias = tf.reduce_sum(d_recurrent, (0, 1))
-    return tf.transpose(d_inputs, (1, 0, 2)), _kernel_gradient(before, d_recurrent), d_bias, d_h
+    widths = (3 * units, units)
+    (d_h,), (d_recurrent, d_hiddens) = _scan(step, tf.shape(gates)[0], (d_h,), widths, backwards=True)
+    return tf.concat([d_recurrent[:, :, : 2 * units], d_hiddens * by_n], 2), d_recurrent, d_h
 
 
 def _scan(
@@ -251,17 +244,19 @@ def _scan(
     num_steps: Tensor,
     states: Sequence[Tensor],
     widths: Sequence[int],
+    backwards: bool = False,
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """Calls ``step(t, *states)`` for each t; gives the last states and, stacked ``(T, B, width)``, what it put out."""
     batch_size = states[0].shape[0]
     arrays = [tf.TensorArray(tf.float32, num_steps, element_shape=(batch_size, width)) for width in widths]
 
-    def body(t: Tensor, *carried: Any) -> tuple[Any, ...]:
+    def body(done: Tensor, *carried: Any) -> tuple[Any, ...]:
+        t = num_steps - 1 - done if backwards else done
         after, put_out = step(t, *carried[: len(states)])
         written = (array.write(t, value) for array, value in zip(carried[len(states) :], put_out, strict=True))
-        return (t + 1, *after, *written)
+        return (done + 1, *after, *written)
 
-    found = tf.while_loop(lambda t, *_: t < num_steps, body, (0, *states, *arrays), maximum_iterations=num_steps)
+    found = tf.while_loop(lambda done, *_: done < num_steps, body, (0, *states, *arrays), maximum_iterations=num_steps)
     return found[1 : 1 + len(states)], [array.stack() for array in found[1 + len(states) :]]
 
 
@@ -280,5 +275,6 @@ def _shifted(first: Tensor, states: Tensor) -> Tensor:
 
 
 def _kernel_gradient(before: Tensor, d_recurrent: Tensor) -> Tensor:
-    """One product over all steps: ``(T, B, H)`` and ``(T, B, G)`` to ``(H, G)``."""
-    return tf.einsum("tbh,tbg->hg", before, d_recurrent)
+    """One product over all steps: ``(T, B, H)`` and ``(T, B, G)`` to ``(H, G)``; XLA's own is slower."""
+    rows, columns = (tf.reshape(values, (-1, values.shape[2])) for values in (before, d_recurrent))
+    return tf.matmul(rows, columns, transpose_a=True)

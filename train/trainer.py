@@ -108,7 +108,7 @@ class Trainer:
         ):
             for epoch in range(1, config.epochs + 1):
                 begin = time.perf_counter()
-                found = self._run_epoch(order.permutation(train), val)
+                found = self._epoch_and_val(order.permutation(train), val)
                 seconds.append(time.perf_counter() - begin)
                 if not np.isfinite([found["loss"], found["val_loss"]]).all():
                     raise InputError(
@@ -132,24 +132,28 @@ class Trainer:
         found: NDArray[np.float32] = self._logits(self._feed.batches(rows)).numpy()
         return found[: len(rows)]
 
-    def _run_epoch(self, train: NDArray[np.int64], val: NDArray[np.int64]) -> dict[str, float]:
-        loss, hits = (float(total) for total in self._epoch(self._feed.batches(train), len(train)))
-        on_val = classification_metrics(self.logits(val), self._feed.sequences.targets[val])
-        return {
-            "loss": loss,
-            "accuracy": hits / len(train),
-            "val_loss": on_val["loss"],
-            "val_accuracy": on_val["accuracy"],
-        }
+    def run_epoch(self, rows: NDArray[np.int64]) -> dict[str, float]:
+        """One pass over some of the feed's sequences, in this order.
 
-    def _train_epoch(self, batches: Any, num_videos: int) -> tuple[Any, Any]:
-        """Mean loss over the videos, and how many were told right, each with the weights of its own step."""
+        Returns:
+            ``loss``, in nats, and ``accuracy``, means over them, each with the weights of its own step.
+        """
+        loss, hits = self._epoch(self._feed.batches(rows))
+        return {"loss": float(loss) / len(rows), "accuracy": float(hits) / len(rows)}
+
+    def _epoch_and_val(self, train: NDArray[np.int64], val: NDArray[np.int64]) -> dict[str, float]:
+        found = self.run_epoch(train)
+        on_val = classification_metrics(self.logits(val), self._feed.sequences.targets[val])
+        return {**found, "val_loss": on_val["loss"], "val_accuracy": on_val["accuracy"]}
+
+    def _train_epoch(self, batches: Any) -> tuple[Any, Any]:
+        """Sum of the losses, and how many videos were told right."""
         total, hits = 0.0, 0.0
-        for batch in batches:
+        for batch in self._feed.each(batches):
             loss, right = self._train_step(batch)
             total += loss
             hits += right
-        return total / tf.cast(num_videos, tf.float32), hits
+        return total, hits
 
     def _train_step(self, batch: Any) -> tuple[Any, Any]:
         """Sum of the losses of a batch, and how many of it were told right; the step is by their mean over ``B``."""
@@ -168,7 +172,7 @@ class Trainer:
 
     def _compute_logits(self, batches: Any) -> Any:
         found = tf.TensorArray(tf.float32, 0, dynamic_size=True)
-        for batch in batches:
+        for batch in self._feed.each(batches):
             inputs, *_ = self._feed.take(batch)
             found = found.write(found.size(), self.model(inputs, training=False))
         return found.concat()

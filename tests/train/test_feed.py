@@ -24,7 +24,7 @@ def sequences(data: Data) -> Sequences:
 def rows_of(batches: Feed, rows: list[int]) -> list[tuple[bytes, int, int, bool]]:
     """Per row its features, mask length, class, and whether it is a video."""
     found: list[tuple[bytes, int, int, bool]] = []
-    for batch in batches.batches(np.array(rows)):
+    for batch in batches.each(batches.batches(np.array(rows))):
         inputs, targets, is_video = batches.take(batch)
         features, mask = inputs["features"].numpy(), inputs["mask"].numpy()
         assert features.shape == (4, 9, 8)
