@@ -29,6 +29,7 @@ class ExtractConfig:
         reduce: Reductions, each a feature set of its own: gap, gmp, gap+gmp, gem, grid, gap.random=256, ….
         sample: Which frames: all, fps=N, every=N, num=N.
         dtype: Stored dtype.
+        precision: Of the CNN's layers; mixed_float16 is quicker on a GPU, and other numbers.
         engine: What runs the CNN.
         batch_size: Frames per forward pass.
         workers: Decode processes; 0 for one per two cores.
@@ -51,6 +52,7 @@ class ExtractConfig:
     reduce: tuple[str, ...] = ("gap",)
     sample: str = "all"
     dtype: Literal["float16", "float32"] = "float16"
+    precision: Literal["float32", "mixed_float16"] = "float32"
     engine: Literal["auto", "tensorflow", "litert"] = "auto"
     batch_size: int = 16
     workers: int = 0

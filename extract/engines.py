@@ -79,7 +79,13 @@ class PassesAhead:
 
 
 def make_engine(
-    name: str, backbone: Backbone, outputs: Sequence[Output], batch_size: int, num_threads: int, dtype: str = "float32"
+    name: str,
+    backbone: Backbone,
+    outputs: Sequence[Output],
+    batch_size: int,
+    num_threads: int,
+    dtype: str = "float32",
+    precision: str = "float32",
 ) -> Engine:
     """Builds the engine for a backbone and all outputs of one pass.
 
@@ -91,15 +97,18 @@ def make_engine(
         batch_size: Frames per pass.
         num_threads: Threads of a CPU engine.
         dtype: What the features will be stored as; a GPU copies back no more than that.
+        precision: Of the network's layers, ``float32`` or ``mixed_float16``; the latter is for the graph only.
 
     Raises:
         InputError: There is no such engine, or LiteRT was asked for and does not take the network.
     """
     if name not in ENGINE_NAMES:
         raise InputError(f"--engine {name!r}: expected one of {', '.join(ENGINE_NAMES)}")
+    if name == "litert" and precision != "float32":
+        raise InputError(f"--engine litert: computes in float32, not in {precision}; use --engine tensorflow")
     gpus = [] if name == "litert" else _gpus()
-    if name == "tensorflow" or gpus:
-        return TensorFlowEngine(backbone, outputs, batch_size, dtype, gpus)
+    if name == "tensorflow" or gpus or precision != "float32":
+        return TensorFlowEngine(backbone, outputs, batch_size, dtype, gpus, precision)
     try:
         return load_litert(backbone, outputs, batch_size, num_threads)
     except DisagreementError as error:
@@ -131,6 +140,7 @@ class TensorFlowEngine:
         batch_size: Frames per pass.
         dtype: Of the features that come back.
         devices: Names of devices that get a copy of the network each; none to leave that to TensorFlow.
+        precision: Of the network's layers, ``float32`` or ``mixed_float16``.
     """
 
     name = "tensorflow"
@@ -142,6 +152,7 @@ class TensorFlowEngine:
         batch_size: int,
         dtype: str = "float32",
         devices: Sequence[str] = (),
+        precision: str = "float32",
     ) -> None:
         import tensorflow as tf
 
@@ -153,7 +164,7 @@ class TensorFlowEngine:
         self.num_parallel = max(1, 2 * len(devices))
         # With one device, TensorFlow has put the weights there already.
         several = devices if len(devices) > 1 else [None]
-        modules = [forward_module(backbone, outputs, batch_size, dtype, device) for device in several]
+        modules = [forward_module(backbone, outputs, batch_size, dtype, device, precision) for device in several]
         self._modules = itertools.cycle(modules)  # whose next is one step under the interpreter's lock
 
     def run(self, frames: NDArray[np.uint8]) -> list[NDArray[Any]]:

@@ -13,7 +13,12 @@ Output = tuple[str, Reduction]  # tap, and what becomes of its map
 
 
 def forward_module(
-    backbone: Backbone, outputs: Sequence[Output], batch_size: int, dtype: str = "float32", device: str | None = None
+    backbone: Backbone,
+    outputs: Sequence[Output],
+    batch_size: int,
+    dtype: str = "float32",
+    device: str | None = None,
+    precision: str = "float32",
 ) -> Any:
     """A TensorFlow module whose ``run`` takes uint8 frames ``(batch_size, H, W, 3)`` and gives features by key.
 
@@ -23,6 +28,8 @@ def forward_module(
         batch_size: Frames per pass.
         dtype: Of the features; reductions are computed in float32.
         device: Name of the device that computes, with a copy of the weights; by default TensorFlow chooses.
+        precision: Of the network's layers: ``float32``, or ``mixed_float16``, which computes in float16 with weights
+            in float32 (Micikevicius et al. 2018). Pixels are normalised, and maps reduced, in float32 either way.
 
     The keys, in sorted order, are in the order of ``outputs``.
     """
@@ -33,9 +40,9 @@ def forward_module(
     graph, geometry = backbone.graph, backbone.geometry
     network = keras.Model(graph.frames, [graph.outputs[tap] for tap in taps])
 
-    if device is not None:
+    if device is not None or precision != "float32":
         with tf.device(device):
-            copy = keras.models.clone_model(network)
+            copy = _copied(network, precision)
         copy.set_weights(network.get_weights())
         network = copy
 
@@ -46,7 +53,8 @@ def forward_module(
     def compute(frames: Any) -> dict[str, Any]:
         pixels = backbone.normalise(tf.cast(frames, tf.float32))
         found = network(pixels, training=False)
-        maps = dict(zip(taps, found if isinstance(found, list | tuple) else [found], strict=True))
+        found = found if isinstance(found, list | tuple) else [found]
+        maps = {tap: tf.cast(feature_map, tf.float32) for tap, feature_map in zip(taps, found, strict=True)}
         features = [tf.cast(reduce_maps(reduction, maps[tap]), tf.float32) for tap, reduction in outputs]
         return {f"output_{index:03d}": tf.cast(feature, dtype) for index, feature in enumerate(features)}
 
@@ -55,3 +63,16 @@ def forward_module(
     shape = (batch_size, geometry.height, geometry.width, 3)
     module.run = tf.function(run, input_signature=[tf.TensorSpec(shape, tf.uint8, name="frames")])
     return module
+
+
+def _copied(network: Any, precision: str) -> Any:
+    """The network with weights of its own and layers of that precision."""
+    import keras
+
+    def copied(layer: Any) -> Any:
+        if isinstance(layer, keras.Model):
+            return _copied(layer, precision)
+        config = layer.get_config()
+        return type(layer).from_config(config if precision == "float32" else config | {"dtype": precision})
+
+    return keras.models.clone_model(network, clone_function=copied)

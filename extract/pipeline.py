@@ -107,6 +107,7 @@ def _resolve_specs(backbone: Backbone, outputs: Sequence[Output], config: Extrac
             reduction=str(reduction),
             feature_shape=reduction.feature_shape(shapes[tap]),
             dtype=config.dtype,
+            precision=config.precision,
         )
         for tap, reduction in outputs
     ]
@@ -210,7 +211,9 @@ class _Run:
             # Workers start decoding while the engine is still being built.
             decoder = stack.enter_context(DecoderPool(clips, config.workers or max(1, cores // 2)))
             wanted = [outputs[index] for index in self._needed]
-            engine = make_engine(config.engine, backbone, wanted, config.batch_size, cores, config.dtype)
+            engine = make_engine(
+                config.engine, backbone, wanted, config.batch_size, cores, config.dtype, config.precision
+            )
             self._report.engine, self._report.engine_note = engine.name, engine.note
             passes = stack.enter_context(PassesAhead(engine))
             bar = stack.enter_context(tqdm(total=len(clips), unit="video", disable=None if progress else True))

@@ -32,6 +32,13 @@ SPEC = Spec(
 )
 
 
+@pytest.fixture(autouse=True)
+def own_user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tests neither see nor leave anything in the user's cache folder; this is theirs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return tmp_path / "xdg" / "framecache"
+
+
 @pytest.fixture(scope="session")
 def make_spec() -> Callable[..., Spec]:
     """``make_spec(**changes)``: a spec of four channels, changed in some fields."""

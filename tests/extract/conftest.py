@@ -69,13 +69,6 @@ def any_size():
 """
 
 
-@pytest.fixture(autouse=True)
-def own_user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tests neither see nor leave anything in the user's cache folder; this is theirs."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    return tmp_path / "xdg" / "framecache"
-
-
 Render = Callable[..., Path]
 
 

@@ -113,6 +113,7 @@ def test_one_more_video_computes_only_that_one(clips: Path, config: ExtractConfi
     [
         {"sample": "every=2"},
         {"dtype": "float32"},
+        {"precision": "mixed_float16"},
         {"backbone": "tiny_backbone:other"},
         {"preprocessing": "mobilenet_v2"},
         {"tap": ("early",)},
