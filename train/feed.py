@@ -58,7 +58,8 @@ class Feed:
         """Within a graph: what to iterate over and to :meth:`take`, the batches or what is read ahead of them."""
         if self._held is not None:
             return batches
-        return tf.data.Dataset.from_tensor_slices(batches).map(self._read).prefetch(_READ_AHEAD)
+        # Over an iterator, since a loop over the dataset itself would run within it, on one thread.
+        return iter(tf.data.Dataset.from_tensor_slices(batches).map(self._read).prefetch(_READ_AHEAD))
 
     def take(self, batch: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Within a graph: a batch as inputs of the model.
