@@ -34,10 +34,10 @@ def here(clips: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 BUSY = """
-import hashlib
+import hashlib, threading
 from framecache.extract.__main__ import _handle_interrupts
 _handle_interrupts()
-print("busy", flush=True)
+threading.Timer(1.0, print, ["busy"], {"flush": True}).start()  # once the call below has begun
 hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 """
 
