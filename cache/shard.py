@@ -24,7 +24,6 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +34,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from framecache.cache import untrusted
 from framecache.cache.errors import InputError, ShardError
 from framecache.cache.fingerprint import FeatureDigest, digest_parts
 from framecache.cache.index import NameHash, Names
@@ -51,9 +51,7 @@ UNKNOWN = -1  # frames_expected of a container that does not say
 
 _ALIGNMENT_BYTES = 64  # of every object in the file, so that mapped rows are aligned
 _COPY_BYTES = 4 << 20
-_MAX_TABLE_BYTES = 1 << 30
 _hash_names = NameHash()
-_ATTRIBUTE_BYTES = 64 << 10  # HDF5's own limit in the form that we write
 
 
 @dataclass(frozen=True)
@@ -154,11 +152,11 @@ def _read_plain(path: Path) -> _Content:
         texts = {name: value for name, value in attributes.items() if isinstance(value, bytes)}
         extent = extents["index"]
         if (
-            any(len(text) > _ATTRIBUTE_BYTES for text in texts.values())
+            any(len(text) > untrusted.ATTRIBUTE_BYTES for text in texts.values())
             or len(texts) < len(attributes)
-            or not _has_fields(extent.dtype, INDEX_FIELDS)
-            or not _has_fields(extents["ledger"].dtype, LEDGER_FIELDS)
-            or extent.num_bytes > _MAX_TABLE_BYTES
+            or not untrusted.has_fields(extent.dtype, INDEX_FIELDS)
+            or not untrusted.has_fields(extents["ledger"].dtype, LEDGER_FIELDS)
+            or extent.num_bytes > untrusted.MAX_TABLE_BYTES
         ):
             raise NotPlainError(f"{path}: other attributes or tables")
         index = np.frombuffer(os.pread(descriptor, extent.num_bytes, extent.offset), extent.dtype)
@@ -184,16 +182,16 @@ def _read_with_hdf5(path: Path) -> _Content:
     Raises:
         ShardError: It is not in the form of a shard.
     """
-    with _reading(path) as file:
+    with untrusted.reading(path, DATASETS, ATTRIBUTES) as file:
         return _Content(
             num_bytes=path.stat().st_size,
             spec=_read_spec(file, path),
-            spec_json=_text_attribute(file, "spec", path),
-            software=_json_object(_text_attribute(file, "software", path)),
-            name=_text_attribute(file, "shard", path).decode(),
-            index_digest=_text_attribute(file, "index_digest", path).decode(),
-            extents={name: _extent(file, name, path) for name in DATASETS},
-            index=_table(file, "index", INDEX_FIELDS, path),
+            spec_json=untrusted.text_attribute(file, "spec", path),
+            software=_json_object(untrusted.text_attribute(file, "software", path)),
+            name=untrusted.text_attribute(file, "shard", path).decode(),
+            index_digest=untrusted.text_attribute(file, "index_digest", path).decode(),
+            extents={name: untrusted.extent(file, name, path) for name in DATASETS},
+            index=untrusted.table(file, "index", INDEX_FIELDS, path),
         )
 
 
@@ -239,7 +237,7 @@ def _check_names(names: Names, path: Path) -> None:
     try:
         raw.decode()
     except UnicodeDecodeError as error:
-        raise _unreadable(path, error) from error
+        raise untrusted.unreadable(path, error) from error
     # Whatever might be no plain name, looked at all at once; a million names one by one would take ten seconds.
     letters = np.frombuffer(raw, np.uint8)
     first, is_letter = letters[::width], letters != 0
@@ -258,9 +256,9 @@ def read_rows(path: Path) -> list[VideoRow]:
     Raises:
         ShardError: The file is not a whole, well-formed shard.
     """
-    with _reading(path) as file:
-        index = _table(file, "index", INDEX_FIELDS, path)
-        ledger = _table(file, "ledger", LEDGER_FIELDS, path)
+    with untrusted.reading(path, DATASETS, ATTRIBUTES) as file:
+        index = untrusted.table(file, "index", INDEX_FIELDS, path)
+        ledger = untrusted.table(file, "ledger", LEDGER_FIELDS, path)
         if len(index) != len(ledger):
             raise ShardError(f"{path}: index has {len(index)} rows, ledger {len(ledger)}")
         rows = [
@@ -279,8 +277,8 @@ def read_rows(path: Path) -> list[VideoRow]:
                 index.tolist(), ledger.tolist(), strict=True
             )
         ]
-        expected = _text_attribute(file, "ledger_digest", path).decode()
-        if _ledger_digest(_text_attribute(file, "software", path), ledger) != expected:
+        expected = untrusted.text_attribute(file, "ledger_digest", path).decode()
+        if _ledger_digest(untrusted.text_attribute(file, "software", path), ledger) != expected:
             raise ShardError(f"{path}: its ledger or software attribute is not the one that was written")
         return rows
 
@@ -386,7 +384,7 @@ def _lay_out(
         file.create_dataset("timestamps_ms", data=timestamps_ms)
         file.create_dataset("index", data=index)
         file.create_dataset("ledger", data=ledger)
-        extents = _extent_of(features), _extent_of(file["timestamps_ms"])
+        extents = untrusted.extent_of(features), untrusted.extent_of(file["timestamps_ms"])
         file.attrs["format_version"] = FORMAT_VERSION
         for attribute, text in {
             "spec": spec_json,
@@ -464,57 +462,6 @@ def _json_list(value: bytes) -> list[object]:
     return found
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[h5py.File]:
-    """Opens a file that may hold anything; whatever goes wrong within is a :class:`ShardError`."""
-    try:
-        if path.is_symlink() or not path.is_file():  # a link leads out of the cache; a FIFO would be waited for
-            raise ShardError(f"{path}: not a whole, readable shard of format version {FORMAT_VERSION}: not a file")
-        # No locking: a visible shard never changes, and network file systems often cannot lock.
-        with h5py.File(path, "r", locking=False) as file:
-            for name in file:
-                if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                    raise ShardError(f"{path}: {name!r} is a soft or external link; a shard holds only its own data")
-                if name not in DATASETS:
-                    raise ShardError(f"{path}: holds {name!r}, which no shard of format version {FORMAT_VERSION} does")
-            odd = sorted(set(file.attrs) - set(ATTRIBUTES))
-            if odd:
-                raise ShardError(f"{path}: attribute {odd[0]!r}, which no shard of format version {FORMAT_VERSION} has")
-            yield file
-    except ShardError:
-        raise
-    except Exception as error:  # h5py raises every built-in kind there is on damaged files
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ShardError:
-    return ShardError(
-        f"{path}: not a whole, readable shard of format version {FORMAT_VERSION} ({error}); "
-        "restore it, or run framecache verify --repair and extract again"
-    )
-
-
-def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    dataset = file.get(name)
-    if not isinstance(dataset, h5py.Dataset):
-        raise ShardError(f"{path}: no dataset {name!r}; expected a framecache shard of format version {FORMAT_VERSION}")
-    layout = dataset.id.get_create_plist()
-    if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count() or layout.get_nfilters():
-        raise ShardError(f"{path}: dataset {name!r} is not plain contiguous data within the file")
-    return dataset
-
-
-def _extent(file: h5py.File, name: str, path: Path) -> Extent:
-    extent = _extent_of(_dataset(file, name, path))
-    size = path.stat().st_size
-    if extent.offset < 0 or extent.offset + extent.num_bytes > size:
-        raise ShardError(
-            f"{path}: {name!r} declares {extent.num_bytes} bytes at {extent.offset}, the file has {size}; "
-            "it is truncated"
-        )
-    return extent
-
-
 def _refuse_overlap(extents: Mapping[str, Extent], path: Path) -> None:
     """What lies in two datasets at once was never written by us."""
     end, before = 0, ""
@@ -522,32 +469,6 @@ def _refuse_overlap(extents: Mapping[str, Extent], path: Path) -> None:
         if extent.offset < end:
             raise ShardError(f"{path}: {name!r} begins within {before!r}; the bytes of two datasets overlap")
         end, before = extent.offset + extent.num_bytes, name
-
-
-def _extent_of(dataset: h5py.Dataset) -> Extent:
-    offset = dataset.id.get_offset()
-    return Extent(-1 if offset is None else offset, dataset.shape, dataset.dtype)
-
-
-def _table(file: h5py.File, name: str, expected: Mapping[str, str], path: Path) -> NDArray[np.void]:
-    dataset = _dataset(file, name, path)
-    row = dataset.dtype  # h5py makes it anew each time
-    if not _has_fields(row, expected) or dataset.ndim != 1:
-        raise ShardError(f"{path}: dataset {name!r} has fields {_kinds(row)}, expected {', '.join(expected)}")
-    extent = _extent(file, name, path)
-    if extent.dtype.itemsize * math.prod(extent.shape) > _MAX_TABLE_BYTES:
-        raise ShardError(f"{path}: dataset {name!r} of shape {extent.shape} is larger than any shard's")
-    table: NDArray[np.void] = dataset[()]
-    return table
-
-
-def _has_fields(row: np.dtype[Any], expected: Mapping[str, str]) -> bool:
-    return list(_kinds(row).items()) == list(expected.items())
-
-
-def _kinds(row: np.dtype[Any]) -> dict[str, str]:
-    fields = {field: row[field] for field in row.names or ()}
-    return {field: "S" if dtype.kind == "S" else dtype.str[1:] for field, dtype in fields.items()}
 
 
 def _read_spec(file: h5py.File, path: Path) -> Spec:
@@ -559,7 +480,7 @@ def _read_spec(file: h5py.File, path: Path) -> Spec:
     if np.ndim(version) or version != FORMAT_VERSION:  # type: ignore[arg-type]
         raise ShardError(f"{path}: format version {version}, expected {FORMAT_VERSION}; use the release that wrote it")
     try:
-        return _parse_spec(_text_attribute(file, "spec", path))
+        return _parse_spec(untrusted.text_attribute(file, "spec", path))
     except InputError as error:
         raise ShardError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
@@ -570,21 +491,6 @@ def _read_spec(file: h5py.File, path: Path) -> Spec:
 def _parse_spec(text: bytes) -> Spec:
     """The spec of a JSON text: of all shards of a feature set the same, so that it is made once."""
     return Spec.from_dict(json.loads(text))
-
-
-def _text_attribute(file: h5py.File, name: str, path: Path) -> bytes:
-    """A fixed-length string; anything else is refused before it is read."""
-    if not h5py.h5a.exists(file.id, name.encode()):
-        raise ShardError(f"{path}: its {name} attribute is missing or not JSON")
-    attribute = h5py.h5a.open(file.id, name.encode())
-    kind = attribute.get_type()
-    if not isinstance(kind, h5py.h5t.TypeStringID) or kind.is_variable_str() or attribute.shape != ():
-        raise ShardError(f"{path}: its {name} attribute is missing or not JSON")
-    if kind.get_size() > _ATTRIBUTE_BYTES:
-        raise ShardError(
-            f"{path}: its {name} attribute has {kind.get_size()} bytes, expected {_ATTRIBUTE_BYTES} at most"
-        )
-    return bytes(file.attrs[name])
 
 
 def _json_object(value: bytes) -> dict[str, str]:
