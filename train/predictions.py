@@ -111,12 +111,12 @@ def read_predictions(path: str | Path) -> Predictions:
         InputError: It is none, or is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: expected a .npz of several arrays, found one array")
-            found = {name: arrays[name] for name in _KINDS if name in arrays}
-    except InputError:
-        raise
+        with Path(path).open("rb") as stream:
+            if not zipfile.is_zipfile(stream):  # np.load would take it for a pickle, and say so
+                raise ValueError("no .npz archive")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in _KINDS if name in arrays}
     except _UNREADABLE as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason}); train the run again") from error
