@@ -11,6 +11,7 @@ from framecache.cache.errors import InputError
 
 _MAX_NAME = 200
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+CLIP_NAMES = ("spread", "crop", "windows")
 MODEL_NAMES = ("lstm", "stacked-lstm", "bilstm", "gru", "attention-lstm", "mean")
 
 
@@ -24,6 +25,8 @@ class ModelConfig:
         layers: Recurrent layers of stacked-lstm.
         dense: Units of a Dense projection with relu in front of the recurrence; 0 for none (64 on grid features).
         dropout: Share of the summary's values that is dropped in training, in [0, 1).
+        feature_dropout: Share of the features that is dropped in training, the same in all frames, in [0, 1).
+        noise: Standard deviation of the Gaussian noise on standardised features in training.
     """
 
     model: str = "lstm"
@@ -31,6 +34,8 @@ class ModelConfig:
     layers: int = 2
     dense: int = 0
     dropout: float = 0.5
+    feature_dropout: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.model not in MODEL_NAMES and ":" not in self.model:
@@ -40,12 +45,64 @@ class ModelConfig:
         for flag, value, low in (("units", self.units, 1), ("layers", self.layers, 1), ("dense", self.dense, 0)):
             if value < low:
                 raise InputError(f"--{flag} {value}: expected at least {low}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"--dropout {self.dropout:g}: expected a share in [0, 1)")
+        for flag, share in (("dropout", self.dropout), ("feature-dropout", self.feature_dropout)):
+            if not 0 <= share < 1:
+                raise InputError(f"--{flag} {share:g}: expected a share in [0, 1)")
+        if not 0 <= self.noise < float("inf"):
+            raise InputError(f"--noise {self.noise:g}: expected a standard deviation, 0 or more")
 
 
 @dataclass(frozen=True)
-class FitConfig(ModelConfig):
+class ClipConfig:
+    """How a video becomes sequences.
+
+    Attributes:
+        max_len: Longest sequence, in frames; 0 for whole videos.
+        clip: What becomes of a longer video: spread (so many evenly spread frames), crop (a stretch of it: anywhere in
+            training, its middle otherwise) or windows (stretches all along it, whose scores are averaged).
+        stride: Frames from one window to the next; 0 for half of max_len.
+        jitter: Share of the distance between spread frames by which each may move in training, in [0, 0.5].
+        reverse: Probability that a sequence runs backwards in training.
+        buckets: How many lengths sequences are padded to, so that short ones need not be as long as the longest.
+    """
+
+    max_len: int = 32
+    clip: str = "spread"
+    stride: int = 0
+    jitter: float = 0.0
+    reverse: float = 0.0
+    buckets: int = 1
+
+    def __post_init__(self) -> None:
+        if self.clip not in CLIP_NAMES:
+            near = difflib.get_close_matches(self.clip, CLIP_NAMES, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"--clip {self.clip!r}: expected {', '.join(CLIP_NAMES)}{hint}")
+        for flag, value, low in (
+            ("max-len", self.max_len, 0),
+            ("stride", self.stride, 0),
+            ("buckets", self.buckets, 1),
+        ):
+            if value < low:
+                raise InputError(f"--{flag} {value}: expected at least {low}")
+        if self.clip != "spread" and not self.max_len:
+            raise InputError(f"--clip {self.clip}: expected a --max-len of its stretches, found 0 for whole videos")
+        if self.stride and self.clip != "windows":
+            raise InputError(f"--stride {self.stride}: expected --clip windows, found {self.clip}")
+        if self.stride > self.max_len:
+            raise InputError(f"--stride {self.stride}: expected at most --max-len {self.max_len}, or frames are lost")
+        if not 0 <= self.jitter <= 0.5:
+            raise InputError(f"--jitter {self.jitter:g}: expected a share in [0, 0.5]")
+        if self.jitter and (self.clip != "spread" or not self.max_len):
+            raise InputError(
+                f"--jitter {self.jitter:g}: expected --clip spread and a --max-len; it moves spread frames"
+            )
+        if not 0 <= self.reverse <= 1:
+            raise InputError(f"--reverse {self.reverse:g}: expected a probability in [0, 1]")
+
+
+@dataclass(frozen=True)
+class FitConfig(ClipConfig, ModelConfig):
     """An experiment: which videos, which model, and how it is trained.
 
     Attributes:
@@ -54,7 +111,6 @@ class FitConfig(ModelConfig):
         cache: Folder of the cache.
         runs: Folder that gets a folder per run.
         name: The run's name; by default made of feature set, model and seed.
-        max_len: Longest sequence; a longer video is thinned to so many evenly spread frames.
         epochs: Most passes over the train split.
         patience: Training stops after so many epochs without a better loss on val; the best weights are kept.
         batch_size: Videos per step.
@@ -68,7 +124,6 @@ class FitConfig(ModelConfig):
     cache: Path = Path("features")
     runs: Path = Path("runs")
     name: str | None = None
-    max_len: int = 32
     epochs: int = 100
     patience: int = 15
     batch_size: int = 16
@@ -77,8 +132,9 @@ class FitConfig(ModelConfig):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        whole = {"max-len": self.max_len, "epochs": self.epochs, "patience": self.patience}
+        ModelConfig.__post_init__(self)
+        ClipConfig.__post_init__(self)
+        whole = {"epochs": self.epochs, "patience": self.patience}
         for flag, value in {**whole, "batch-size": self.batch_size}.items():
             if value < 1:
                 raise InputError(f"--{flag} {value}: expected at least 1")

@@ -1,66 +1,111 @@
-"""Batches for training: features of a split, thinned, padded and masked, straight from the memory map."""
+"""Sequences of features, straight from the memory map, and statistics of those that are trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.reader import FeatureSet
-from framecache.cache.sampling import spread
+from framecache.train.clips import Positions, kept
+from framecache.train.config import ClipConfig
 
 _MIN_RELATIVE_VARIANCE = 1e-4  # of the mean variance: a feature that hardly ever fires must not explode
 
 
+class Sequences(Protocol):
+    """What :class:`~framecache.train.feed.Feed` makes batches of: ``N`` videos of some frames each."""
+
+    @property
+    def clips(self) -> ClipConfig:
+        """How a video becomes sequences."""
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one frame's features."""
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """In which they are given."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Frames of each video, ``(N,)``."""
+
+    def take(self, row: int, positions: Positions | None = None) -> NDArray[np.floating]:
+        """Features ``(t, *feature_shape)`` of a video at some positions ``(t,)``; of all its frames if None."""
+
+
 @dataclass(frozen=True)
-class Sequences:
-    """The sequences of one split.
+class CachedSequences:
+    """Videos of a feature set.
 
     Attributes:
         features: The feature set.
-        video_ids: Its videos in this split, ``N``.
-        targets: Class of each, ``(N,)`` int64.
-        max_len: Longest sequence; a longer video is thinned to so many evenly spread frames.
+        video_ids: Its videos that are wanted, ``N``.
+        clips: How a video becomes sequences; frames that none of them needs do not count as the video's.
     """
 
     features: FeatureSet
     video_ids: tuple[str, ...]
-    targets: NDArray[np.int64]
-    max_len: int
-
-    def __len__(self) -> int:
-        return len(self.video_ids)
+    clips: ClipConfig
 
     @property
-    def seq_len(self) -> int:
-        """Length of the longest sequence after thinning."""
-        return max(min(self.features.length(video_id), self.max_len) for video_id in self.video_ids)
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of one frame's features."""
+        return self.features.feature_shape
 
-    def sequence(self, video_id: str) -> NDArray[np.floating]:
-        """Features of one video after thinning, ``(T, *feature_shape)``, in the dtype of the feature set."""
-        view = self.features.stored(video_id)  # 8 bits are decoded of the frames that are used only
-        return self.features.decode(view if len(view) <= self.max_len else view[spread(len(view), self.max_len)])
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """That of the feature set, as it is read."""
+        return self.features.dtype
 
-    def batch(self, rows: Sequence[int], seq_len: int) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-        """Some videos, right-padded with zeros to one length.
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Frames of each video, ``(N,)``."""
+        stored = [self.features.length(video_id) for video_id in self.video_ids]
+        return np.array([length if (at := self.kept(length)) is None else len(at) for length in stored], np.int64)
 
-        Args:
-            rows: Positions in :attr:`video_ids`, ``B``.
-            seq_len: Length of the result, ``T``.
+    def kept(self, length: int) -> Positions | None:
+        """Frames that count of a video of so many, ``(n,)``; None for all."""
+        return kept(length, self.clips)
 
-        Returns:
-            Features ``(B, T, *feature_shape)`` in the dtype of the feature set, and the mask ``(B, T)``, true where
-            there is a frame.
-        """
-        batch = np.zeros((len(rows), seq_len, *self.features.feature_shape), self.features.dtype)
-        mask = np.zeros((len(rows), seq_len), np.bool_)
-        for place, row in enumerate(rows):
-            sequence = self.sequence(self.video_ids[row])
-            batch[place, : len(sequence)] = sequence
-            mask[place, : len(sequence)] = True
-        return batch, mask
+    def take(self, row: int, positions: Positions | None = None) -> NDArray[np.floating]:
+        """Features ``(t, *feature_shape)`` of a video at some positions ``(t,)``; of all its frames if None."""
+        stored = self.features.stored(self.video_ids[row])  # 8 bits are decoded of the frames that are used only
+        at = self.kept(len(stored))
+        if positions is not None:
+            at = positions if at is None else at[positions]
+        if at is None:
+            return self.features.decode(stored)
+        if (np.diff(at) == 1).all():  # a stretch is read through
+            return self.features.decode(stored[at[0] : at[-1] + 1])
+        return self.features.decode(stored[at])
+
+
+class MeanSequences:
+    """The mean frame of each video, as a video of one frame: what the mean-pool baseline is trained on.
+
+    Means ``(N, *feature_shape)`` are float32, over the frames that count.
+    """
+
+    clips = ClipConfig(max_len=1)
+
+    def __init__(self, sequences: Sequences) -> None:
+        self.feature_shape = sequences.feature_shape
+        self.dtype: np.dtype[np.floating] = np.dtype(np.float32)
+        self.lengths = np.ones(len(sequences.lengths), np.int64)
+        self._means = np.stack(
+            [sequences.take(row).mean(axis=0, dtype=np.float32) for row in range(len(sequences.lengths))]
+        )
+
+    def take(self, row: int, positions: Positions | None = None) -> NDArray[np.floating]:
+        """The mean ``(1, *feature_shape)`` of a video."""
+        return self._means[row : row + 1]
 
 
 def channel_statistics(sequences: Sequences, rows: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -73,7 +118,7 @@ def channel_statistics(sequences: Sequences, rows: Sequence[int]) -> tuple[NDArr
     """
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for row in rows:
-        frames = sequences.sequence(sequences.video_ids[row])
+        frames = sequences.take(row)
         values = frames.reshape(-1, frames.shape[-1]).astype(np.float64)
         values_mean = values.mean(axis=0)
         delta = values_mean - mean

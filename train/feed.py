@@ -3,84 +3,170 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from framecache.train.clips import Positions, evaluation_sequences, is_random, training_sequences
 from framecache.train.data import Sequences
 
-_RESIDENT_BYTES = 1 << 30  # features up to this size, padded, are held on the device
+_RESIDENT_BYTES = 1 << 30  # features up to this size are held on the device
 _READ_AHEAD = 2  # batches
 Tensor = Any
 
 
-class Feed:
-    """Sequences as batches of row numbers, which become features within the graph.
+class Batches(NamedTuple):
+    """Which frames make which batches, all of one shape.
 
-    Nothing is traced twice, since the last batch is filled up with empty rows; and features stay in their own dtype,
-    half as large as float32, until the graph takes them.
-
-    Args:
-        sequences: Those of all splits, ``N``.
-        batch_size: Rows of each batch, ``B``.
-        seq_len: Length of each batch, ``T``.
+    Attributes:
+        rows: The video of each sequence, ``(num_batches, B)`` int64; −1 for an empty row.
+        positions: Its frames, ``(num_batches, B, T)`` int32; −1 for padding, which is on the right. An empty row has
+            a frame of some video, so that its numbers are finite.
     """
 
-    def __init__(self, sequences: Sequences, batch_size: int, seq_len: int) -> None:
+    rows: Tensor
+    positions: Tensor
+
+
+class Feed:
+    """Sequences as batches of frame numbers, which become features within the graph.
+
+    Features stay in their own dtype, half as large as float32, until the graph takes them.
+
+    Args:
+        sequences: Those of all splits, ``N`` videos of ``F`` frames together.
+        targets: Target of each video, ``(N, …)``; or of each frame, one video after the other, ``(F, …)``.
+        batch_size: Sequences of each batch, ``B``.
+        per_frame: Whether targets are those of frames.
+    """
+
+    def __init__(self, sequences: Sequences, targets: NDArray[Any], batch_size: int, per_frame: bool = False) -> None:
         self.sequences = sequences
+        self.targets = targets
         self.batch_size = batch_size
-        self.seq_len = seq_len
-        self._shape = sequences.features.feature_shape
-        self._dtype = sequences.features.dtype
-        self._targets = tf.constant(sequences.targets)
-        num_bytes = len(sequences) * seq_len * math.prod(self._shape) * self._dtype.itemsize
-        self._held: tuple[Tensor, Tensor] | None = None
+        self.per_frame = per_frame
+        self.starts = np.concatenate([[0], np.cumsum(sequences.lengths)])
+        self._shape, self._dtype = sequences.feature_shape, sequences.dtype
+        self._buckets = _bucket_lengths(sequences)
+        self._tables: dict[bytes, _Table] = {}
+        self._starts_on_device = tf.constant(self.starts)
+        self._targets_on_device = tf.constant(targets)
+        num_bytes = int(self.starts[-1]) * math.prod(self._shape) * self._dtype.itemsize
+        self._held: Tensor | None = None
         if num_bytes <= _RESIDENT_BYTES:
-            features, mask = sequences.batch(range(len(sequences)), seq_len)
-            self._held = tf.constant(features), tf.constant(mask)
+            frames = [sequences.take(row) for row in range(len(sequences.lengths))]
+            padding = np.zeros((1, *self._shape), self._dtype)
+            self._held = tf.constant(np.concatenate([*frames, padding]))
 
-    def batches(self, rows: NDArray[np.int64]) -> Tensor:
-        """Row numbers, batch by batch.
+    def training(self, rows: NDArray[np.int64], seed: int, epoch: int) -> Iterator[Batches]:
+        """An epoch over some videos, in an order that seed and epoch decide; per length that is padded to."""
+        rng = np.random.default_rng([seed, epoch])
+        clips = self.sequences.clips
 
-        Args:
-            rows: Positions in :attr:`sequences`, in the order in which they are wanted, ``(n,)``.
+        def make(length: int) -> list[Positions]:
+            return training_sequences(length, clips, rng)
 
-        Returns:
-            ``(ceil(n / B), B)`` row numbers, −1 for an empty row.
-        """
-        return tf.constant(
-            np.pad(rows, (0, -len(rows) % self.batch_size), constant_values=-1).reshape(-1, self.batch_size)
-        )
+        table = self._table(rows, make) if is_random(clips) else self._kept_table(b"train" + rows.tobytes(), rows, make)
+        return self._batches(table, rng.permutation(len(table.rows)))
 
-    def each(self, batches: Tensor) -> Any:
-        """Within a graph: what to iterate over and to :meth:`take`, the batches or what is read ahead of them."""
+    def evaluation(self, rows: NDArray[np.int64]) -> Iterator[Batches]:
+        """All sequences whose scores count for some videos, in their order; per length that is padded to."""
+
+        def make(length: int) -> list[Positions]:
+            return evaluation_sequences(length, self.sequences.clips, self.per_frame)
+
+        table = self._kept_table(rows.tobytes(), rows, make)
+        return self._batches(table, np.arange(len(table.rows)))
+
+    def targets_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Targets of some videos, ``(n, …)``; or of all their frames, one video after the other."""
+        if self.per_frame:
+            rows = np.concatenate([np.arange(self.starts[row], self.starts[row + 1]) for row in rows])
+        found: NDArray[Any] = self.targets[rows]
+        return found
+
+    def each(self, batches: Batches) -> Any:
+        """Within a graph: what to iterate over and to :meth:`take`: numbers of batches, or what is read ahead."""
         if self._held is not None:
-            return batches
+            return tf.range(tf.shape(batches.rows)[0])
+        dataset = tf.data.Dataset.from_tensor_slices(tuple(batches))
         # Over an iterator, since a loop over the dataset itself would run within it, on one thread.
-        return iter(tf.data.Dataset.from_tensor_slices(batches).map(self._read).prefetch(_READ_AHEAD))
+        return iter(dataset.map(self._read).prefetch(_READ_AHEAD))
 
-    def take(self, batch: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Within a graph: a batch as inputs of the model.
+    def take(self, batches: Batches, batch: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Within a graph: one of the batches as inputs of the model.
 
         Returns:
-            ``features (B, T, *feature_shape)`` float32 and ``mask (B, T)`` bool; classes ``(B,)`` int64; and which rows
-            are videos, ``(B,)`` bool. An empty row has the features of some video, so that its numbers are finite.
+            ``features (B, T, *feature_shape)`` float32 and ``mask (B, T)`` bool; targets ``(B, …)``, of frames
+            ``(B, T, …)``; and which rows are videos, ``(B,)`` bool.
         """
-        if self._held is not None:
-            rows = batch
-            features, mask = (tf.gather(held, tf.maximum(rows, 0)) for held in self._held)
+        if self._held is None:
+            rows, positions, features = batch
         else:
-            rows, features, mask = batch
+            rows, positions = batches.rows[batch], batches.positions[batch]
+        mask = positions >= 0
+        first = tf.gather(self._starts_on_device, tf.maximum(rows, 0))
+        frames = tf.where(mask, first[:, None] + tf.cast(positions, tf.int64), self.starts[-1])
+        if self._held is not None:
+            features = tf.gather(self._held, frames)
+        at = tf.minimum(frames, self.starts[-1] - 1) if self.per_frame else tf.maximum(rows, 0)
         inputs = {"features": tf.cast(features, tf.float32), "mask": mask}
-        return inputs, tf.gather(self._targets, tf.maximum(rows, 0)), rows >= 0
+        return inputs, tf.gather(self._targets_on_device, at), rows >= 0
 
-    def _read(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features, mask = tf.numpy_function(self._gather, [tf.maximum(rows, 0)], (self._dtype, tf.bool))
-        features.set_shape((self.batch_size, self.seq_len, *self._shape))
-        mask.set_shape((self.batch_size, self.seq_len))
-        return rows, features, mask
+    def _kept_table(self, key: bytes, rows: NDArray[np.int64], make: Callable[[int], list[Positions]]) -> _Table:
+        if key not in self._tables:
+            self._tables[key] = self._table(rows, make)
+        return self._tables[key]
 
-    def _gather(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-        return self.sequences.batch(rows.tolist(), self.seq_len)
+    def _table(self, rows: NDArray[np.int64], make: Callable[[int], list[Positions]]) -> _Table:
+        made = [(row, positions) for row in rows.tolist() for positions in make(int(self.sequences.lengths[row]))]
+        lengths = np.array([len(positions) for _, positions in made], np.int64)
+        table = np.full((len(made), self._buckets[-1]), -1, np.int32)
+        for place, (_, positions) in enumerate(made):
+            table[place, : len(positions)] = positions
+        return _Table(np.array([row for row, _ in made], np.int64), table, np.searchsorted(self._buckets, lengths))
+
+    def _batches(self, table: _Table, order: NDArray[np.int64]) -> Iterator[Batches]:
+        for bucket, seq_len in enumerate(self._buckets.tolist()):
+            chosen = order[table.buckets[order] == bucket]
+            if not len(chosen):
+                continue
+            empty = -len(chosen) % self.batch_size
+            rows = np.pad(table.rows[chosen], (0, empty), constant_values=-1)
+            positions = np.pad(table.positions[chosen, :seq_len], ((0, empty), (0, 0)), constant_values=-1)
+            positions[len(chosen) :, 0] = 0  # the mean of no frame would not be a number
+            shape = (-1, self.batch_size)
+            yield Batches(tf.constant(rows.reshape(shape)), tf.constant(positions.reshape(*shape, seq_len)))
+
+    def _read(self, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = tf.numpy_function(self._gather, [rows, positions], self._dtype)
+        features.set_shape((*positions.shape, *self._shape))
+        return rows, positions, features
+
+    def _gather(self, rows: NDArray[np.int64], positions: NDArray[np.int32]) -> NDArray[np.floating]:
+        features = np.zeros((*positions.shape, *self._shape), self._dtype)
+        for place, row in enumerate(rows):
+            at = positions[place][positions[place] >= 0]
+            features[place, : len(at)] = self.sequences.take(max(int(row), 0), at)
+        return features
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Sequences: the video of each ``(n,)``, its frames ``(n, T)`` with −1 for padding, and its bucket ``(n,)``."""
+
+    rows: NDArray[np.int64]
+    positions: NDArray[np.int32]
+    buckets: NDArray[np.int64]
+
+
+def _bucket_lengths(sequences: Sequences) -> NDArray[np.int64]:
+    """Lengths that sequences are padded to, ascending: quantiles of those that occur, up to the longest."""
+    clips = sequences.clips
+    lengths = np.minimum(sequences.lengths, clips.max_len) if clips.max_len else sequences.lengths
+    shares = np.arange(1, clips.buckets + 1) / clips.buckets
+    return np.unique(np.quantile(lengths, shares, method="higher"))

@@ -24,7 +24,7 @@ from framecache.cache.reader import FeatureSet
 from framecache.cache.spec import folder_name
 from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
-from framecache.train.data import Sequences
+from framecache.train.data import CachedSequences
 from framecache.train.fit import fit
 from framecache.train.inference import inference_ms, load_model
 from framecache.train.labels import label_videos, refuse_fitted_on_held_out, refuse_hurt
@@ -289,7 +289,7 @@ def _row(
         remarks.append(f"the model of {runs[0].folder.name} cannot be loaded, nor timed ({error})")
     else:
         num_parameters = int(model.count_params())
-        sequences = Sequences(features, tuple(test), np.zeros(len(test), np.int64), config.max_len)
+        sequences = CachedSequences(features, tuple(test), config)
         milliseconds = inference_ms(model, sequences, config.batch_size)
     return FidelityRow(
         feature_set=features.name,

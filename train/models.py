@@ -88,6 +88,11 @@ def build_model(
     features = keras.Input((None, *feature_shape), name="features")
     mask = keras.Input((None,), dtype="bool", name="mask")
     x = layers.Normalization(axis=-1, mean=mean, variance=variance, name="standardise")(features)
+    if config.noise:
+        x = layers.GaussianNoise(config.noise, name="noise")(x)
+    if config.feature_dropout:
+        same_in_all_frames = (None, 1, *feature_shape)
+        x = layers.Dropout(config.feature_dropout, noise_shape=same_in_all_frames, name="feature_dropout")(x)
     if ":" in config.model:
         logits = _own_logits(config.model, x, mask, feature_shape, num_classes)
     else:

@@ -13,7 +13,7 @@ from framecache.cache.errors import InputError
 from framecache.cache.reader import FeatureSet
 from framecache.cache.spec import diff_specs
 from framecache.train.config import FitConfig
-from framecache.train.fit import GRID_DENSE
+from framecache.train.experiment import GRID_DENSE
 from framecache.train.runs import RUN_FILE, Run, open_run
 from framecache.train.splits import LabeledVideos
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from framecache.cache.errors import InputError
 from framecache.train.config import FitConfig
-from framecache.train.feed import Feed
+from framecache.train.feed import Batches, Feed
 from framecache.train.history import HistoryWriter
 from framecache.train.lstm import hoist
-from framecache.train.metrics import classification_metrics
+from framecache.train.tasks import Task
 
 _MIN_DELTA = 0.005  # nats by which the loss on val must fall to count as better
-MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
+OnEpoch = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class History:
     """How a training went.
 
     Attributes:
-        measures: Per measure (``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``) its value after each epoch.
+        measures: ``loss`` and the task's measure, and both on val (``val_loss``, …): the values after each epoch.
         best_epoch: The epoch whose weights were kept, counted from 1.
         epoch_seconds: Wall time of each epoch; that of the first includes tracing and compiling the graphs.
     """
@@ -63,19 +63,30 @@ class Trainer:
     Args:
         model: As :func:`~framecache.train.models.build_model` gives it.
         feed: All sequences.
-        weights: Weight per class ``(num_classes,)``; 1 for each if None.
+        task: What the model is to tell.
     """
 
-    def __init__(self, model: Any, feed: Feed, weights: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, model: Any, feed: Feed, task: Task) -> None:
         if not tf.config.list_physical_devices("GPU"):  # where there is one, Keras uses cuDNN
             hoist(model)
         self.model = model
         self._feed = feed
-        self._weights = None if weights is None else tf.constant(weights, tf.float32)
+        self._task = task
+        self._weights = tf.Variable(tf.ones(task.num_outputs))
         self._optimizer = keras.optimizers.Adam()
         self._optimizer.build(model.trainable_variables)
-        self._epoch = tf.function(self._train_epoch)
-        self._logits = tf.function(self._compute_logits)
+        self._epoch = tf.function(self._train_epoch, reduce_retracing=True)
+        self._logits = tf.function(self._compute_logits, reduce_retracing=True)
+
+    def begin(self, model: Any) -> None:
+        """Starts afresh from the weights of another model of the same shape; the graphs stay.
+
+        Its random state is taken over too, so that the numbers are those of a trainer of its own.
+        """
+        for mine, theirs in zip(self.model.variables, model.variables, strict=True):
+            mine.assign(theirs)
+        for variable in self._optimizer.variables:
+            variable.assign(tf.zeros_like(variable.value))
 
     def train(
         self,
@@ -84,6 +95,7 @@ class Trainer:
         config: FitConfig,
         folder: Path | None = None,
         progress: bool = False,
+        on_epoch: OnEpoch | None = None,
     ) -> History:
         """Trains until the loss on val stops falling; the model ends with its best weights.
 
@@ -93,13 +105,15 @@ class Trainer:
             config: Settings.
             folder: Where ``history.csv`` and TensorBoard's events go; None for nowhere.
             progress: Whether to show a progress bar, on a terminal.
+            on_epoch: Called after each epoch, counted from 1, with its measures; may raise to end the training.
 
         Raises:
             InputError: The loss is no longer a number.
         """
         self._optimizer.learning_rate.assign(config.learning_rate)
-        order = np.random.default_rng(config.seed)
-        measures: dict[str, list[float]] = {name: [] for name in MEASURES}
+        self._weights.assign(self._task.weights(self._feed.targets_of(train), config.class_weights))
+        measure = self._task.measure
+        measures: dict[str, list[float]] = {}
         best_loss, best_epoch, best_weights = np.inf, 0, self.model.get_weights()
         seconds: list[float] = []
         with (
@@ -108,7 +122,7 @@ class Trainer:
         ):
             for epoch in range(1, config.epochs + 1):
                 begin = time.perf_counter()
-                found = self._epoch_and_val(order.permutation(train), val)
+                found = self.run_epoch(train, config.seed, epoch) | self._on_val(val)
                 seconds.append(time.perf_counter() - begin)
                 if not np.isfinite([found["loss"], found["val_loss"]]).all():
                     raise InputError(
@@ -116,10 +130,12 @@ class Trainer:
                         f"diverges at --learning-rate {config.learning_rate:g}: try a smaller one"
                     )
                 for name, value in found.items():
-                    measures[name].append(value)
+                    measures.setdefault(name, []).append(value)
                 history.write(epoch, found)
-                bar.set_postfix_str(f"loss {found['loss']:.3f}, val accuracy {found['val_accuracy']:.3f}")
+                bar.set_postfix_str(f"loss {found['loss']:.3f}, val {measure} {found[f'val_{measure}']:.3f}")
                 bar.update()
+                if on_epoch is not None:
+                    on_epoch(epoch, found)
                 if found["val_loss"] < best_loss - _MIN_DELTA:
                     best_loss, best_epoch, best_weights = found["val_loss"], epoch, self.model.get_weights()
                 elif epoch >= best_epoch + config.patience:
@@ -128,51 +144,86 @@ class Trainer:
         return History(measures, best_epoch, seconds)
 
     def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits ``(n, num_classes)`` of some of the feed's sequences."""
-        found: NDArray[np.float32] = self._logits(self._feed.batches(rows)).numpy()
-        return found[: len(rows)]
-
-    def run_epoch(self, rows: NDArray[np.int64]) -> dict[str, float]:
-        """One pass over some of the feed's sequences, in this order.
+        """Logits of some of the feed's videos, means over their sequences.
 
         Returns:
-            ``loss``, in nats, and ``accuracy``, means over them, each with the weights of its own step.
+            ``(n, num_outputs)``; of a task with targets per frame ``(F, num_outputs)``, for all frames of the videos,
+            one video after the other.
         """
-        loss, hits = self._epoch(self._feed.batches(rows))
-        return {"loss": float(loss) / len(rows), "accuracy": float(hits) / len(rows)}
+        sums, counts = self._sums_per_frame(rows) if self._feed.per_frame else self._sums(rows)
+        found: NDArray[np.float32] = np.divide(sums, counts[:, None], dtype=np.float32)
+        return found
 
-    def _epoch_and_val(self, train: NDArray[np.int64], val: NDArray[np.int64]) -> dict[str, float]:
-        found = self.run_epoch(train)
-        on_val = classification_metrics(self.logits(val), self._feed.sequences.targets[val])
-        return {**found, "val_loss": on_val["loss"], "val_accuracy": on_val["accuracy"]}
+    def run_epoch(self, rows: NDArray[np.int64], seed: int, epoch: int) -> dict[str, float]:
+        """One pass over some of the feed's videos, in an order that seed and epoch decide.
 
-    def _train_epoch(self, batches: Any) -> tuple[Any, Any]:
-        """Sum of the losses, and how many videos were told right."""
-        total, hits = 0.0, 0.0
+        Returns:
+            ``loss``, in nats, and the task's measure, means over them, each with the weights of its own step.
+        """
+        loss, score, count = 0.0, 0.0, 0
+        for batches in self._feed.training(rows, seed, epoch):
+            loss_of, score_of = self._epoch(batches)
+            loss, score = loss + float(loss_of), score + float(score_of)
+            count += int((batches.rows.numpy() >= 0).sum())
+        return {"loss": loss / count, self._task.measure: score / count}
+
+    def _on_val(self, val: NDArray[np.int64]) -> dict[str, float]:
+        metrics = self._task.metrics(self.logits(val), self._feed.targets_of(val))
+        return {f"val_{name}": metrics[name] for name in ("loss", self._task.measure)}
+
+    def _scored(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Any]]:
+        """Batch by batch: place of each sequence's video in ``rows`` (``n`` for an empty row), positions, logits."""
+        place = np.full(len(self._feed.starts), len(rows))
+        place[rows] = np.arange(len(rows))
+        for batches in self._feed.evaluation(rows):
+            row, positions = batches.rows.numpy().reshape(-1), batches.positions.numpy()
+            yield place[row], positions.reshape(len(row), -1), self._logits(batches).numpy()
+
+    def _sums(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Sums of logits ``(n, num_outputs)`` and counts ``(n,)`` over each video's sequences."""
+        sums = np.zeros((len(rows) + 1, self._task.num_outputs), np.float32)
+        counts = np.zeros(len(sums), np.int64)
+        for place, _, logits in self._scored(rows):
+            np.add.at(sums, place, logits)
+            np.add.at(counts, place, 1)
+        return sums[:-1], counts[:-1]
+
+    def _sums_per_frame(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The same, ``(F, num_outputs)`` and ``(F,)``, of each frame of some videos."""
+        ends = np.cumsum(self._feed.sequences.lengths[rows])
+        starts = np.concatenate([[0], ends])
+        sums = np.zeros((ends[-1] + 1, self._task.num_outputs), np.float32)
+        counts = np.zeros(len(sums), np.int64)
+        for place, positions, logits in self._scored(rows):
+            is_frame = (positions >= 0) & (place < len(rows))[:, None]
+            frames = np.where(is_frame, starts[place][:, None] + positions, ends[-1])
+            np.add.at(sums, frames, logits)
+            np.add.at(counts, frames, 1)
+        return sums[:-1], counts[:-1]
+
+    def _train_epoch(self, batches: Batches) -> tuple[Any, Any]:
+        """Sums of the losses and of the scores."""
+        total, score = 0.0, 0.0
         for batch in self._feed.each(batches):
-            loss, right = self._train_step(batch)
-            total += loss
-            hits += right
-        return total, hits
+            loss_of, score_of = self._train_step(batches, batch)
+            total += loss_of
+            score += score_of
+        return total, score
 
-    def _train_step(self, batch: Any) -> tuple[Any, Any]:
-        """Sum of the losses of a batch, and how many of it were told right; the step is by their mean over ``B``."""
-        inputs, targets, is_video = self._feed.take(batch)
+    def _train_step(self, batches: Batches, batch: Any) -> tuple[Any, Any]:
+        """Sums of the losses and scores of a batch; the step is by the mean of the losses over ``B``."""
+        inputs, targets, is_video = self._feed.take(batches, batch)
         with tf.GradientTape() as tape:
             logits = self.model(inputs, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-            if self._weights is not None:
-                losses *= tf.gather(self._weights, targets)
-            loss = tf.reduce_sum(tf.where(is_video, losses, 0.0))
+            loss = tf.reduce_sum(tf.where(is_video, self._task.losses(logits, targets, self._weights), 0.0))
             mean = loss / self._feed.batch_size + sum(self.model.losses)
         gradients = tape.gradient(mean, [variable.value for variable in self.model.trainable_variables])
         self._optimizer.apply(gradients)
-        right = is_video & (tf.argmax(logits, 1) == targets)
-        return loss, tf.reduce_sum(tf.cast(right, tf.float32))
+        return loss, tf.reduce_sum(tf.where(is_video, self._task.scores(logits, targets), 0.0))
 
-    def _compute_logits(self, batches: Any) -> Any:
+    def _compute_logits(self, batches: Batches) -> Any:
         found = tf.TensorArray(tf.float32, 0, dynamic_size=True)
         for batch in self._feed.each(batches):
-            inputs, *_ = self._feed.take(batch)
+            inputs, *_ = self._feed.take(batches, batch)
             found = found.write(found.size(), self.model(inputs, training=False))
         return found.concat()

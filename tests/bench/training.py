@@ -7,6 +7,7 @@ peers get batches that are ready made, of full length and without masks.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -27,13 +28,17 @@ from framecache.cache.store import Cache, open_cache
 from framecache.cache.writer import ShardWriter
 from framecache.extract.backbones import load_backbone
 from framecache.train import feed
-from framecache.train.data import Sequences
+from framecache.train.config import ClipConfig
+from framecache.train.data import CachedSequences
 from framecache.train.feed import Feed
+from framecache.train.tasks import Classification
 from framecache.train.trainer import Trainer
 
 BATCH, STEPS, CLASSES, VIDEOS = 32, 40, 12, 320
 SIZES = ((1280, 128), (256, 64), (256, 32))  # dimensions of the features, units of the LSTM
 _ROWS = np.arange(VIDEOS)
+_TARGETS = _ROWS % CLASSES
+_TASK = Classification([str(number) for number in range(CLASSES)])
 
 
 def measure(scratch: Path) -> Iterator[Row]:
@@ -58,7 +63,7 @@ _OTHERS: dict[str, Make] = {
 }
 
 
-def _sequences(scratch: Path, dims: int) -> Sequences:
+def _sequences(scratch: Path, dims: int) -> CachedSequences:
     """A feature set of videos of :data:`STEPS` frames, written and opened as every other."""
     rng = np.random.default_rng(0)
     spec = Spec(f"made-{dims}", "00" * 32, "late", True, {}, "all", "gap", (dims,))
@@ -75,10 +80,15 @@ def _sequences(scratch: Path, dims: int) -> Sequences:
     return held(scratch, dims)
 
 
-def held(scratch: Path, dims: int) -> Sequences:
+def held(scratch: Path, dims: int) -> CachedSequences:
     """The feature set of so many dimensions, as sequences."""
     features = open_cache(scratch)[f"made-{dims}.gap"]
-    return Sequences(features, features.video_ids, _ROWS % CLASSES, STEPS)
+    return CachedSequences(features, features.video_ids, ClipConfig(max_len=STEPS))
+
+
+def _stacked(sequences: CachedSequences, count: int) -> Any:
+    """The first so many sequences, which have one length, ``(count, STEPS, dims)`` float32."""
+    return np.stack([sequences.take(row) for row in range(count)]).astype(np.float32)
 
 
 def _model(dims: int, layers: list[Any], masked: bool) -> Any:
@@ -91,7 +101,7 @@ def _model(dims: int, layers: list[Any], masked: bool) -> Any:
     return keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
 
 
-def _lstm_steps(sequences: Sequences, units: int) -> Iterator[Row]:
+def _lstm_steps(sequences: CachedSequences, units: int) -> Iterator[Row]:
     """The same network and optimiser: ours, PyTorch's, that of Keras compiled by XLA, and by its fit."""
     dims = sequences.features.feature_shape[0]
     contenders: dict[str, Work] = {
@@ -108,24 +118,23 @@ def _lstm_steps(sequences: Sequences, units: int) -> Iterator[Row]:
         yield Row(name, "sequences/s", rates["ours"], rates.get(peer), target, note)
 
 
-def ours(sequences: Sequences, layers: list[Any]) -> Work:
+def ours(sequences: CachedSequences, layers: list[Any]) -> Work:
     """Epochs of our trainer."""
     dims = sequences.features.feature_shape[0]
-    trainer = Trainer(_model(dims, layers, masked=True), Feed(sequences, BATCH, STEPS))
-    rng = np.random.default_rng(0)
+    trainer = Trainer(_model(dims, layers, masked=True), Feed(sequences, _TARGETS, BATCH), _TASK)
+    epochs = itertools.count(1)
 
     def work() -> float:
-        trainer.run_epoch(rng.permutation(_ROWS))
+        trainer.run_epoch(_ROWS, 0, next(epochs))
         return VIDEOS
 
     return work
 
 
-def _keras_step(sequences: Sequences, layers: list[Any]) -> Work:
+def _keras_step(sequences: CachedSequences, layers: list[Any]) -> Work:
     """The loops of Keras in a step compiled by XLA, on one batch held ready."""
     model = _model(sequences.features.feature_shape[0], layers, masked=False)
-    features = tf.constant(sequences.batch(range(BATCH), STEPS)[0].astype(np.float32))
-    targets = tf.constant(sequences.targets[:BATCH])
+    features, targets = tf.constant(_stacked(sequences, BATCH)), tf.constant(_TARGETS[:BATCH])
     optimizer = keras.optimizers.Adam()
     optimizer.build(model.trainable_variables)
 
@@ -144,29 +153,28 @@ def _keras_step(sequences: Sequences, layers: list[Any]) -> Work:
     return work
 
 
-def _keras_fit(sequences: Sequences, layers: list[Any]) -> Work:
+def _keras_fit(sequences: CachedSequences, layers: list[Any]) -> Work:
     """One epoch of Keras's fit from arrays in memory, jit_compile left at its default."""
     model = _model(sequences.features.feature_shape[0], layers, masked=False)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(), loss, metrics=["accuracy"])
-    features = sequences.batch(_ROWS.tolist(), STEPS)[0].astype(np.float32)
+    features = _stacked(sequences, VIDEOS)
 
     def work() -> float:
-        model.fit(features, sequences.targets, batch_size=BATCH, verbose=0)
+        model.fit(features, _TARGETS, batch_size=BATCH, verbose=0)
         return VIDEOS
 
     return work
 
 
-def _torch_step(sequences: Sequences, units: int) -> Work:
+def _torch_step(sequences: CachedSequences, units: int) -> Work:
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     lstm = torch.nn.LSTM(sequences.features.feature_shape[0], units, batch_first=True)
     head = torch.nn.Linear(units, CLASSES)
     optimizer = torch.optim.Adam([*lstm.parameters(), *head.parameters()])
-    features = torch.tensor(sequences.batch(range(BATCH), STEPS)[0].astype(np.float32))
-    targets = torch.tensor(sequences.targets[:BATCH])
+    features, targets = torch.tensor(_stacked(sequences, BATCH)), torch.tensor(_TARGETS[:BATCH])
 
     def work() -> float:
         optimizer.zero_grad()
@@ -178,7 +186,7 @@ def _torch_step(sequences: Sequences, units: int) -> Work:
     return work
 
 
-def _inputs(sequences: Sequences) -> Iterator[Row]:
+def _inputs(sequences: CachedSequences) -> Iterator[Row]:
     """What it costs to gather batches, against a batch held ready, and to read them ahead where they do not fit."""
     gathered, one_batch = ours(sequences, [keras.layers.LSTM(128)]), _one_batch(sequences)
     limit, feed._RESIDENT_BYTES = feed._RESIDENT_BYTES, 0
@@ -192,21 +200,20 @@ def _inputs(sequences: Sequences) -> Iterator[Row]:
     yield Row(name, "sequences/s", rates["streamed"], rates["held"], 0.9)
 
 
-def _one_batch(sequences: Sequences) -> Work:
+def _one_batch(sequences: CachedSequences) -> Work:
     """Our trainer on a batch that is always the same and never gathered."""
 
     class Ready(Feed):
-        def take(self, batch: Any) -> Any:
+        def take(self, batches: Any, batch: Any) -> Any:
             return self.ready
 
     model = _model(sequences.features.feature_shape[0], [keras.layers.LSTM(128)], masked=True)
-    ready = Ready(sequences, BATCH, STEPS)
-    inputs, targets, is_video = Feed.take(ready, tf.range(BATCH, dtype=tf.int64))
-    ready.ready = (inputs, targets, is_video)
-    trainer = Trainer(model, ready)
+    ready = Ready(sequences, _TARGETS, BATCH)
+    ready.ready = Feed.take(ready, next(ready.evaluation(_ROWS)), 0)
+    trainer = Trainer(model, ready, _TASK)
 
     def work() -> float:
-        trainer.run_epoch(_ROWS)
+        trainer.run_epoch(_ROWS, 0, 1)
         return VIDEOS
 
     return work
@@ -268,7 +275,7 @@ def _seconds(program: list[str]) -> float:
     return time.perf_counter() - begin
 
 
-def _end_to_end(sequences: Sequences) -> Row:
+def _end_to_end(sequences: CachedSequences) -> Row:
     """An epoch from the cache, against one with the frozen CNN inside the model; that one's decoding not counted."""
     backbone = load_backbone("efficientnet-lite0")
     tap = backbone.graph.outputs[backbone.default_tap]

@@ -15,8 +15,8 @@ from framecache.cache.derivation import read_derivation
 from framecache.cache.derive import DeriveConfig, derive
 from framecache.cache.projection import PROJECTION_FILE, write_projection
 from framecache.cache.sampling import spread
-from framecache.train.config import FitConfig
-from framecache.train.data import Sequences
+from framecache.train.config import ClipConfig, FitConfig
+from framecache.train.data import CachedSequences
 from framecache.train.fit import fit
 from framecache.train.runs import Run
 
@@ -134,12 +134,11 @@ def test_batches_of_8_bits_are_float_and_what_was_fitted_on_test_videos_is_not_t
     steps = DeriveConfig(cache=fresh.cache, pca=4, whiten=True, dtype="uint8", manifest=fresh.manifest)
     name = derive(fresh.name, steps).feature_set
     features = open_cache(fresh.cache)[name]
-    split = Sequences(features, features.video_ids[:3], np.zeros(3, np.int64), 3)
-    batch, mask = split.batch([0, 1, 2], 3)
-    assert batch.dtype == np.float32
-    assert mask.all()
+    split = CachedSequences(features, features.video_ids[:3], ClipConfig(max_len=3))
+    taken = split.take(0)
+    assert taken.dtype == np.float32
     first = features[features.video_ids[0]]
-    np.testing.assert_array_equal(batch[0], first[spread(len(first), 3)])
+    np.testing.assert_array_equal(taken, first[spread(len(first), 3)])
 
     swapped = tmp_path / "swapped.csv"
     text = fresh.manifest.read_text()

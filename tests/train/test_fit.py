@@ -28,7 +28,15 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-RUN_FILES = {"run.json", "model.keras", "history.csv", "predictions.csv", "confusion.png", "learning-curve.png"}
+RUN_FILES = {
+    "run.json",
+    "model.keras",
+    "history.csv",
+    "predictions.csv",
+    "logits.npz",
+    "confusion.png",
+    "learning-curve.png",
+}
 
 
 def configure(data: Data, runs: Path, **changes: Any) -> FitConfig:
@@ -194,7 +202,7 @@ def test_a_wrong_model_of_ones_own_writes_no_run(data: Data, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_len": 0}, "--max-len 0: expected at least 1"),
+        ({"epochs": 0}, "--epochs 0: expected at least 1"),
         ({"learning_rate": 0.0}, "--learning-rate 0: expected a positive number"),
         ({"dropout": 1.0}, "--dropout 1: expected a share"),
         ({"seed": -1}, "--seed -1: expected 0 to 4294967295"),

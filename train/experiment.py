@@ -1,0 +1,203 @@
+"""What trainings share: features and labels, loaded and checked once; graphs, traced once; the mean-pool baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framecache.cache.manifest import SPLITS
+from framecache.cache.quiet import quiet_stderr
+from framecache.cache.reader import FeatureSet
+from framecache.cache.store import open_cache
+from framecache.train.config import ClipConfig, FitConfig, ModelConfig
+from framecache.train.data import CachedSequences, MeanSequences, Sequences, channel_statistics
+from framecache.train.labels import label_videos, refuse_fitted_on_held_out, refuse_hurt
+from framecache.train.splits import LabeledVideos
+from framecache.train.tasks import Classification, Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from framecache.train.feed import Feed
+    from framecache.train.trainer import History, OnEpoch, Trainer
+
+GRID_DENSE = 64  # units of the projection that a flattened grid gets unless another is asked for
+_OF_THE_GRAPH = ("batch_size", *(field.name for field in fields(ModelConfig)))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training: its model, until the next training takes it; how it went; and the logits of every split."""
+
+    model: Any
+    history: History
+    logits: Mapping[str, NDArray[np.float32]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Labelled videos of a feature set, as any number of trainings take them.
+
+    Attributes:
+        features: The feature set.
+        labeled: Its videos, split up.
+        task: What is to be told of them.
+        sequences: Those of all splits, one after the other.
+        batch_size: Sequences per step.
+        statistics: Mean and variance per channel of the train split, ``(C,)``.
+    """
+
+    features: FeatureSet
+    labeled: LabeledVideos
+    task: Task
+    sequences: CachedSequences
+    batch_size: int
+    statistics: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+    @cached_property
+    def rows(self) -> dict[str, NDArray[np.int64]]:
+        """Positions of each split's videos in :attr:`sequences`."""
+        counts = [len(self.labeled.splits[split]) for split in SPLITS]
+        return dict(zip(SPLITS, np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1]), strict=True))
+
+    @cached_property
+    def targets(self) -> NDArray[Any]:
+        """Targets of :attr:`sequences`."""
+        return self.task.targets([video for split in SPLITS for video in self.labeled.splits[split]])
+
+    @cached_property
+    def feed(self) -> Feed:
+        """The batches of all trainings."""
+        return self._feed_of(self.sequences)
+
+    @cached_property
+    def _trainers(self) -> dict[tuple[Any, ...], Trainer]:
+        return {}
+
+    @cached_property
+    def _baselines(self) -> dict[tuple[int, bool], Trained]:
+        return {}
+
+    @cached_property
+    def _mean_feed(self) -> Feed:
+        return self._feed_of(MeanSequences(self.sequences))
+
+    def settle(self, config: FitConfig) -> FitConfig:
+        """The settings with what the features decide: a grid that is flattened gets a projection."""
+        if (
+            len(self.features.feature_shape) > 1
+            and not config.dense
+            and ":" not in config.model
+            and config.model != "mean"
+        ):
+            return replace(config, dense=GRID_DENSE)
+        return config
+
+    def build(self, config: FitConfig) -> Any:
+        """A model with fresh weights, those of the seed."""
+        with quiet_stderr():
+            import keras
+            import tensorflow  # noqa: F401
+
+        from framecache.train.models import build_model
+
+        keras.utils.set_random_seed(config.seed)
+        return build_model(config, self.features.feature_shape, self.task.num_outputs, *self.statistics)
+
+    def train(
+        self,
+        config: FitConfig,
+        folder: Path | None = None,
+        progress: bool = False,
+        on_epoch: OnEpoch | None = None,
+    ) -> Trained:
+        """Trains a model; where only numbers differ from an earlier training, its graphs are used again.
+
+        Args:
+            config: Settings, as :meth:`settle` gives them.
+            folder: Where the history goes while it comes; None for nowhere.
+            progress: Whether to show a progress bar, on a terminal.
+            on_epoch: Called after each epoch with its measures; may raise to end the training.
+
+        Raises:
+            InputError: The loss is no longer a number.
+        """
+        trainer = self._trainer(config, self.feed)
+        return self._trained(trainer, config, folder, progress, on_epoch)
+
+    def baseline(self, config: FitConfig) -> Trained:
+        """The mean of all frames and a linear classifier, trained with the default settings; once per seed."""
+        key = (config.seed, config.class_weights)
+        if key not in self._baselines:
+            settings = FitConfig(model="mean", seed=config.seed, class_weights=config.class_weights)
+            self._baselines[key] = self._trained(self._trainer(settings, self._mean_feed), settings)
+        return self._baselines[key]
+
+    def metrics(self, logits: Mapping[str, NDArray[np.float32]]) -> dict[str, dict[str, float] | None]:
+        """Metrics on val and test; None for a split without videos."""
+        return {
+            split: self.task.metrics(logits[split], self.feed.targets_of(self.rows[split])) if split in logits else None
+            for split in ("val", "test")
+        }
+
+    def _feed_of(self, sequences: Sequences) -> Feed:
+        from framecache.train.feed import Feed
+
+        return Feed(sequences, self.targets, self.batch_size, self.task.per_frame)
+
+    def _trainer(self, config: FitConfig, feed: Feed) -> Trainer:
+        from framecache.train.trainer import Trainer
+
+        model = self.build(config)
+        key = (feed is self.feed, *(getattr(config, name) for name in _OF_THE_GRAPH))
+        if key in self._trainers:
+            self._trainers[key].begin(model)
+        else:
+            self._trainers[key] = Trainer(model, feed, self.task)
+        return self._trainers[key]
+
+    def _trained(
+        self,
+        trainer: Trainer,
+        config: FitConfig,
+        folder: Path | None = None,
+        progress: bool = False,
+        on_epoch: OnEpoch | None = None,
+    ) -> Trained:
+        import keras
+
+        begin = time.perf_counter()
+        keras.utils.set_random_seed(config.seed)
+        history = trainer.train(self.rows["train"], self.rows["val"], config, folder, progress, on_epoch)
+        seconds = time.perf_counter() - begin
+        logits = {split: trainer.logits(rows) for split, rows in self.rows.items() if len(rows)}
+        return Trained(trainer.model, history, logits, seconds)
+
+
+def open_experiment(feature_set: str, config: FitConfig) -> Experiment:
+    """Loads features and labels of a feature set, after all checks.
+
+    Args:
+        feature_set: Its name, with or without fingerprint, or a prefix.
+        config: Settings; ``manifest`` is needed.
+
+    Raises:
+        InputError: A name, a label, a split or a setting is wrong, or features are hurt.
+        ShardError: A shard is missing or cannot be read.
+    """
+    features = open_cache(config.cache)[feature_set]
+    labeled = label_videos(features, config)
+    video_ids = tuple(video.video_id for split in SPLITS for video in labeled.splits[split])
+    refuse_fitted_on_held_out(features, labeled)
+    refuse_hurt(features, video_ids)
+    clips = ClipConfig(**{field.name: getattr(config, field.name) for field in fields(ClipConfig)})
+    sequences = CachedSequences(features, video_ids, clips)
+    statistics = channel_statistics(sequences, range(len(labeled.splits["train"])))
+    return Experiment(features, labeled, Classification(labeled.classes), sequences, config.batch_size, statistics)
