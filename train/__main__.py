@@ -12,8 +12,8 @@ from framecache.cache.cli import OK, make_app, run
 from framecache.cache.errors import InputError
 from framecache.train.config import FitConfig
 from framecache.train.fidelity import FidelityConfig, compare_fidelity
+from framecache.train.fidelity_table import format_markdown, format_table
 from framecache.train.fit import fit
-from framecache.train.tables import format_markdown, format_table
 
 app = make_app(
     "framecache-train",

@@ -29,10 +29,10 @@ from framecache.train import reconstruction
 from framecache.train.__main__ import app
 from framecache.train.config import FitConfig
 from framecache.train.fidelity import FidelityConfig, FidelityReport, FidelityRow, compare_fidelity, short_labels
+from framecache.train.fidelity_table import format_markdown, format_table
 from framecache.train.fit import fit
 from framecache.train.plots import place_labels, plot_fidelity
 from framecache.train.reconstruction import Fidelity, measure_fidelity
-from framecache.train.tables import format_markdown, format_table
 
 from .conftest import Data, digest_of, make_data
 
