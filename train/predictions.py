@@ -84,9 +84,15 @@ class Predictions:
                 raise InputError(f"targets: expected classes in [{low}, {high}], found others")
 
     def of_split(self, split: str) -> Self:
-        """The videos of one split, in the same order."""
-        chosen = self.split == split
-        rows = chosen if self.lengths is None else np.repeat(chosen, self.lengths)
+        """The videos of one split, in the order of their names, so that runs can be laid side by side."""
+        chosen = np.flatnonzero(self.split == split)
+        chosen = chosen[np.argsort(self.video_id[chosen], kind="stable")]
+        if self.lengths is None:
+            rows = chosen
+        else:
+            ends = np.cumsum(self.lengths)
+            frames = [np.arange(ends[video] - self.lengths[video], ends[video]) for video in chosen]
+            rows = np.concatenate([*frames, np.zeros(0, np.int64)])
         return replace(
             self,
             video_id=self.video_id[chosen],

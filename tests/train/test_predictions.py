@@ -48,13 +48,20 @@ def test_the_same_predictions_are_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_split_takes_its_frames_along() -> None:
-    val = Predictions(**FRAMES).of_split("val")
-    assert val.video_id.tolist() == ["é"]
-    assert val.lengths is not None
-    assert val.lengths.tolist() == [2]
+def test_a_split_takes_its_frames_along_and_is_in_the_order_of_names() -> None:
+    mixed = {**FRAMES, "video_id": np.array(["z", "b", "a"]), "split": np.array(["test", "val", "test"])}
+    test = Predictions(**mixed).of_split("test")
+    assert test.video_id.tolist() == ["a", "z"]
+    assert test.lengths is not None
+    assert test.lengths.tolist() == [1, 1]
+    assert test.logits.tolist() == [[6, 7], [0, 1]]
+    assert test.targets.tolist() == [0, 0]
+    val = Predictions(**mixed).of_split("val")
     assert val.logits.tolist() == [[2, 3], [4, 5]]
     assert val.targets.tolist() == [-1, 1]
+    assert Predictions(**FRAMES).of_split("val").logits.tolist() == [[2, 3], [4, 5]]
+    nothing = Predictions(**{**FRAMES, "split": np.array(["val"] * 3)}).of_split("test")
+    assert nothing.logits.shape == (0, 2)
 
 
 @pytest.mark.parametrize(

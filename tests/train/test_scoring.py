@@ -1,0 +1,112 @@
+"""Scores of every task, as they are and with videos drawn more than once or not at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from framecache.train.predictions import Predictions
+from framecache.train.scoring import Classification, Frames, Labels, Multilabel, Outcome, Regression
+
+ONES = np.ones((1, 3))
+CLASSES = ("a", "b")
+
+
+def predictions(logits: Any, targets: Any, lengths: Any = None) -> Predictions:
+    numbers = np.array(logits, np.float32)
+    num_videos = len(numbers) if lengths is None else len(lengths)
+    ids, split = np.array([f"v{number}" for number in range(num_videos)]), np.array(["test"] * num_videos)
+    return Predictions(ids, split, numbers, numbers, np.array(targets), None if lengths is None else np.array(lengths))
+
+
+def classification() -> Outcome:
+    return Classification(predictions([[2, 0], [2, 0], [0, 3]], [0, 1, 1]), CLASSES)
+
+
+def frames() -> Outcome:
+    logits = [[1, 0], [0, 1], [0, 1], [1, 0], [0, 1]]
+    return Frames(predictions(logits, [0, 1, -1, 1, -1], [3, 1, 1]), CLASSES)
+
+
+def regression() -> Outcome:
+    return Regression(predictions([[1], [2], [3]], np.array([[1.5], [2], [5]], np.float32)), ())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "score", "without_the_first", "errors", "true", "predicted"),
+    [
+        (classification(), 2 / 3, 1 / 2, [0, 1, 0], ["a", "b", "b"], ["a", "a", "b"]),
+        (Labels(["z", "x", "y"], "abb", "aab", CLASSES), 2 / 3, 1, [1, 0, 0], list("bba"), list("aba")),
+        (frames(), 2 / 3, 0, [0, 1, 1], ["a → b", "b", ""], ["a → b", "a", ""]),
+        (regression(), 2.5 / 3, 1, [0.5, 0, 2], ["1.5", "2", "5"], ["1", "2", "3"]),
+    ],
+    ids=["classification", "labels", "frames", "regression"],
+)
+def test_scores_and_errors(
+    outcome: Outcome, score: float, without_the_first: float, errors: Any, true: Any, predicted: Any
+) -> None:
+    weights = np.array([[1.0, 1, 1], [2, 2, 2], [0, 1, 1]])
+    np.testing.assert_allclose(outcome.scores(weights), [score, score, without_the_first])
+    np.testing.assert_allclose(outcome.errors(), errors)
+    assert (outcome.true(), outcome.predicted()) == (true, predicted)
+
+
+def test_losses_are_cross_entropies() -> None:
+    losses = classification().losses()
+    assert losses is not None
+    np.testing.assert_allclose(losses, np.log1p(np.exp([-2, 2, -3])), rtol=1e-6)
+    of_frames = frames().losses()
+    assert of_frames is not None
+    np.testing.assert_allclose(of_frames, [np.log1p(np.exp(-1)), np.log1p(np.exp(1)), 0], rtol=1e-6)
+
+
+def test_confusions_and_recalls() -> None:
+    confusion, recalls = classification().confusion(), classification().per_class()
+    assert confusion is not None
+    assert confusion.tolist() == [[1, 0], [1, 1]]
+    assert recalls is not None
+    assert recalls.tolist() == [1.0, 0.5]
+    of_frames = frames().confusion()
+    assert of_frames is not None
+    assert of_frames.tolist() == [[1, 0], [1, 1]]
+
+
+def test_average_precision_is_the_one_of_scikit_learn_under_any_weights() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.integers(-3, 4, size=(30, 4)) / 2  # with equal ones
+    targets = rng.random((30, 4)) < [0.5, 0.1, 0.3, 0.0]  # the last class does not occur
+    outcome = Multilabel(predictions(logits, targets), "abcd")
+    weights = np.concatenate([np.ones((1, 30)), rng.integers(0, 3, size=(5, 30)).astype(float)])
+    expected = [
+        np.mean(
+            [
+                average_precision_score(targets[:, column], logits[:, column], sample_weight=row)
+                for column in range(4)
+                if (row * targets[:, column]).any()
+            ]
+        )
+        for row in weights
+    ]
+    np.testing.assert_allclose(outcome.scores(weights), expected, rtol=1e-6)
+    per_class = outcome.per_class()
+    assert per_class is not None
+    assert np.isnan(per_class).tolist() == [False, False, False, True]
+    assert np.isnan(outcome.scores(np.zeros((1, 30)))).all()
+
+
+def test_labels_are_told_with_commas() -> None:
+    outcome = Multilabel(
+        predictions([[1, 1], [-1, -1], [1, -1]], [[True, False], [False, False], [True, True]]), CLASSES
+    )
+    assert (outcome.true(), outcome.predicted()) == (["a", "", "a, b"], ["a, b", "", "a"])
+    np.testing.assert_allclose(outcome.errors(), [0.5, 0, 0.5])
+
+
+def test_runs_know_whether_the_same_is_true_of_their_videos() -> None:
+    assert classification().truth() == Labels(["v0", "v1", "v2"], "abb", "bbb", CLASSES).truth()
+    other = Regression(predictions([[1], [2], [3]], np.array([[1.50001], [2], [5]], np.float32)), ())
+    assert other.true() == regression().true()
+    assert other.truth() != regression().truth()
