@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from framecache.cache.cli import OK, make_app, run
+from framecache.cache.cli import OK, SOME_FAILED, make_app, run
 from framecache.cache.errors import InputError
 from framecache.train.config import FitConfig
 from framecache.train.fidelity import FidelityConfig, compare_fidelity
@@ -20,7 +21,8 @@ app = make_app(
     "Train sequence models on cached features.\n\n"
     "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/manifest.csv\n"
     "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/ --model bilstm --units 128\n"
-    "Example: framecache-train fidelity efficientnet-lite0.gap efficientnet-lite0.gap.pca=64 --manifest videos/m.csv",
+    "Example: framecache-train fidelity efficientnet-lite0.gap efficientnet-lite0.gap.pca=64 --manifest videos/m.csv\n"
+    "Example: framecache-train compare --filter units=64 --out comparison",
 )
 _SHOWN = 5  # of the videos left out
 
@@ -81,6 +83,54 @@ def fidelity_command(
         print(report.folder)
         print(format_table(report))
     return OK
+
+
+@app.command(name="compare")
+def compare_command(
+    places: Annotated[
+        tuple[str, ...],
+        Parameter(name="run", help="Runs, and folders in which runs are looked for at any depth; by default --runs."),
+    ] = (),
+    /,
+    *,
+    runs: Annotated[Path, Parameter(help="Folder of the runs; they may also be named from here.")] = Path("runs"),
+    filters: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--filter",
+            help="Compare only runs of which all hold: field=value, or field~text for a text within the value, of any "
+            "setting, set, seed, task or run: --filter units=64 --filter set~gmp.",
+        ),
+    ] = (),
+    sort: Annotated[str, Parameter(help="Column to sort by: val, test, seconds, bytes, units, …")] = "number",
+    group: Annotated[
+        bool, Parameter(negative="--no-group", help="Group the runs that differ only in their seed, or show each.")
+    ] = True,
+    csv_output: Annotated[bool, Parameter(name="--csv", negative="", help="Print the table as CSV.")] = False,
+    markdown: Annotated[bool, Parameter(name="--md", negative="", help="Print the table as Markdown.")] = False,
+    json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print all of it as JSON.")] = False,
+    out: Annotated[
+        Path | None,
+        Parameter(help="Folder that gets report.html, the figures as PNG, and the tables as CSV, Markdown and JSON."),
+    ] = None,
+) -> int:
+    """Compare finished runs: scores over the seeds, whether their differences mean anything, and costs."""
+    from framecache.train.compare import compare_runs
+
+    chosen = [name for name, wanted in (("csv", csv_output), ("md", markdown), ("json", json_output)) if wanted]
+    if len(chosen) > 1:
+        raise InputError(f"--{', --'.join(chosen)}: expected one of them")
+    compared = compare_runs(places, runs, filters, sort, group)
+    for reason in compared.unreadable.values():
+        print(f"warning: {reason}", file=sys.stderr)
+    if out is not None:
+        from framecache.train.report import write_report
+
+        write_report(out, compared)
+    print(compared.format(chosen[0] if chosen else "table"), end="")
+    if out is not None:
+        print(f"written: {out / 'report.html'}", file=sys.stderr if chosen else sys.stdout)
+    return SOME_FAILED if compared.unreadable else OK
 
 
 def _told(split: str, metrics: dict[str, Any], count: int) -> str:

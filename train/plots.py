@@ -21,6 +21,7 @@ _MARGIN = 8.0  # pixels around labels and points
 _FAR = 12.0  # pixels from which on a line leads from a label to its point
 _GRID = 4.0  # pixels between the places tried
 _OVERLAP = 1e6  # more than any distance
+_UNBOUNDED = ("loss", "mae")
 _MAX_LABELED = 40  # with more classes neither names nor counts can be read
 
 
@@ -38,11 +39,12 @@ def plot_confusion(path: Path, counts: NDArray[np.int64], classes: Sequence[str]
     figure = Figure(figsize=(size + 1, size), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, parse_math=False)  # names are names, whatever dollar signs they have
     if len(classes) <= _MAX_LABELED:
         ticks = range(len(classes))
-        axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(ticks, classes)
+        axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(ticks, classes, parse_math=False)
         for row, column in zip(*np.nonzero(counts), strict=True):
             shade = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=shade)
@@ -51,7 +53,7 @@ def plot_confusion(path: Path, counts: NDArray[np.int64], classes: Sequence[str]
 
 
 def plot_learning_curve(path: Path, measures: Mapping[str, Sequence[float]], best_epoch: int, title: str) -> None:
-    """Draws loss and accuracy of train and val over the epochs, and marks the epoch that was kept.
+    """Draws what is known of train and val, loss and a score, over the epochs, and marks the epoch that was kept.
 
     Args:
         path: The PNG file.
@@ -60,15 +62,16 @@ def plot_learning_curve(path: Path, measures: Mapping[str, Sequence[float]], bes
         title: Heading of the figure.
     """
     epochs = np.arange(1, len(measures["loss"]) + 1)
+    names = [name for name in measures if f"val_{name}" in measures]
     figure = Figure(figsize=(9, 3.6), dpi=_DPI, layout="constrained")
-    figure.suptitle(title)
-    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    figure.suptitle(title, parse_math=False)
+    for axes, measure in zip(figure.subplots(1, 2), names, strict=True):
         axes.plot(epochs, measures[measure], label="train")
         axes.plot(epochs, measures[f"val_{measure}"], label="val")
         axes.axvline(best_epoch, color="grey", linestyle=":", label=f"kept (epoch {best_epoch})")
         axes.set(xlabel="epoch", ylabel=measure)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0, top=1.03 if measure == "accuracy" else None)
+        axes.set_ylim(bottom=0, top=None if measure in _UNBOUNDED else 1.03)
         axes.grid(alpha=0.3)
         axes.legend()
     _save(figure, path)
@@ -101,7 +104,8 @@ def plot_fidelity(
         axes.errorbar(place, mean, deviation, fmt="o", capsize=3, elinewidth=1, markersize=6, color=color)
     axes.margins(y=0.12)
     axes.set_xscale("log")
-    axes.set(title=title, xlabel="bytes per frame (sets of one size side by side)", ylabel="test accuracy")
+    axes.set(xlabel="bytes per frame (sets of one size side by side)", ylabel="test accuracy")
+    axes.set_title(title, parse_math=False)
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, min(places) / 1.6), max(high, max(places) * 1.6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: format_bytes(size).replace(".0 ", " ")))
@@ -134,7 +138,7 @@ def _label(
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # sets the scales that pixels depend on
     texts = [
-        axes.text(*point, label, fontsize=9, color=color)
+        axes.text(*point, label, fontsize=9, color=color, parse_math=False)
         for point, label, color in zip(points, labels, colors, strict=True)
     ]
     extents = [text.get_window_extent(canvas.get_renderer()) for text in texts]

@@ -48,7 +48,9 @@ def terminal_table(
         table.add_row(*map(Text, row))
     console = Console(width=max(width, needed), color_system=None, highlight=False)
     with console.capture() as capture:
-        console.print(Text(printable(title)), table, *(Text(printable(note)) for note in notes), sep="\n")
+        console.print(Text(printable(title)), table, sep="\n")
+        for note in notes:
+            console.print(Text(printable(note)), width=min(width, WIDTH))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
