@@ -102,7 +102,44 @@ class ClipConfig:
 
 
 @dataclass(frozen=True)
-class FitConfig(ClipConfig, ModelConfig):
+class SplitConfig:
+    """Which videos train, which choose and which test, and what is made of those that should not be there.
+
+    Attributes:
+        folds: Cross-validation: parts of whole groups, alike in their labels; 0 for the manifest's splits.
+        fold: The part to test on (to choose on, if the manifest names a test split), from 1; 0 for a run of each.
+        duplicates: What becomes of a content that is in two splits: error, or drop (out of the earlier split).
+        near_duplicate: Videos of two splits are told of as near-duplicates from this cosine of their mean features on,
+            which are standardised by the train split, in [0, 1); 0 for not looking.
+        missing: What becomes of videos that were never extracted: error, or drop.
+    """
+
+    folds: int = 0
+    fold: int = 0
+    duplicates: str = "error"
+    near_duplicate: float = 0.95
+    missing: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise InputError(
+                f"--folds {self.folds}: expected at least 3, or 2 where the manifest names a test split; 0 for none"
+            )
+        if self.fold and not self.folds:
+            raise InputError(f"--fold {self.fold}: expected --folds, the number of parts, too")
+        if not 0 <= self.fold <= self.folds:
+            raise InputError(f"--fold {self.fold}: expected 1 to {self.folds}, or 0 for a run of each")
+        for flag, choice in (("duplicates", self.duplicates), ("missing", self.missing)):
+            if choice not in ("error", "drop"):
+                raise InputError(f"--{flag} {choice!r}: expected error or drop")
+        if not 0 <= self.near_duplicate < 1:
+            raise InputError(
+                f"--near-duplicate {self.near_duplicate:g}: expected a cosine in (0, 1), or 0 for not looking"
+            )
+
+
+@dataclass(frozen=True)
+class FitConfig(SplitConfig, ClipConfig, ModelConfig):
     """An experiment: which videos, which model, and how it is trained.
 
     Attributes:
@@ -134,6 +171,7 @@ class FitConfig(ClipConfig, ModelConfig):
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
         ClipConfig.__post_init__(self)
+        SplitConfig.__post_init__(self)
         whole = {"epochs": self.epochs, "patience": self.patience}
         for flag, value in {**whole, "batch-size": self.batch_size}.items():
             if value < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from framecache.cache.derivation import read_derivation
 from framecache.cache.errors import InputError
@@ -14,32 +15,65 @@ from framecache.cache.manifest import Video, read_manifest
 from framecache.cache.reader import FeatureSet
 from framecache.train.config import FitConfig
 from framecache.train.splits import LabeledVideos, split_videos
+from framecache.train.tasks import TASKS
 
 _SHOWN = 3  # videos named in an error message
 
 
 def label_videos(features: FeatureSet, config: FitConfig) -> LabeledVideos:
-    """The manifest's videos that have features, split up; the others are left out, with the ledger's reason."""
+    """The manifest's videos that have features, split up; of the others, why they are left out.
+
+    Raises:
+        InputError: There is no manifest, it does not fit the feature set, videos were never extracted (unless these are
+            to be dropped), or labels or splits cannot be learned or judged.
+    """
     if config.manifest is None:
         raise InputError("--manifest: expected the CSV, JSONL or folder with the labels; found none")
     where = str(config.manifest)
-    videos: list[Video] = (
-        scan_folder(config.manifest) if config.manifest.is_dir() else read_manifest(config.manifest, config.root)
-    )
+    videos = _read_videos(config, config.manifest)
+    task = TASKS[config.task]
+    ledger = features.ledger()
     present = [video for video in videos if video.video_id in features]
+    without = _without_features(videos, features, ledger, config, where)
+    _refuse_other_contents(present, ledger, features.name)
+    digests = {video_id: row.source_digest for video_id, row in ledger.items()}
+    labels = task.read(present, features, config)
+    labeled = split_videos(present, digests, task.strata(labels), config, config.seed, where)
+    labeled = replace(labeled, labels=labels, left_out={**without, **labeled.left_out})
+    return replace(labeled, classes=task.check(labeled, where))
+
+
+def _read_videos(config: FitConfig, manifest: Path) -> list[Video]:
+    if not manifest.is_dir():
+        return read_manifest(manifest, config.root, config.target)
+    if config.target != FitConfig.target:
+        raise InputError(
+            f"--target {config.target!r}: {manifest} is a folder, whose only labels are its class folders; expected a "
+            "CSV or JSONL with such a column"
+        )
+    return scan_folder(manifest)
+
+
+def _without_features(
+    videos: Sequence[Video], features: FeatureSet, ledger: Mapping[str, LedgerRow], config: FitConfig, where: str
+) -> dict[str, str]:
+    """Videos that have no features, and why; those that failed were told of when they were extracted."""
     missing = [video.video_id for video in videos if video.video_id not in features]
-    if not present:
+    if len(missing) == len(videos):
         held = ", ".join(map(repr, features.video_ids[:2])) or "nothing"
         raise InputError(
             f"{where}: none of its {len(videos)} videos is in {features.name}; it lists {missing[0]!r}, "
             f"the feature set holds {held}; extract this manifest first"
         )
-    ledger = features.ledger()
-    _refuse_other_contents(present, ledger, features.name)
-    digests = {video_id: row.source_digest for video_id, row in ledger.items()}
-    labeled = split_videos(present, digests, config.seed, where)
-    reasons = {name: ledger[name].reason if name in ledger else "never extracted" for name in missing}
-    return replace(labeled, left_out={**reasons, **labeled.left_out})
+    never = [video_id for video_id in missing if video_id not in ledger or ledger[video_id].status != "failed"]
+    if never and config.missing == "error":
+        named = ", ".join(map(repr, never[:_SHOWN])) + ", …" * (len(never) > _SHOWN)
+        raise InputError(
+            f"{where}: {len(never)} of its {len(videos)} videos were never extracted into {features.name} ({named}); "
+            "extract this manifest again, or leave them out with --missing drop"
+        )
+    reasons = dict.fromkeys(never, "never extracted")
+    return {video_id: reasons.get(video_id) or ledger[video_id].reason for video_id in missing}
 
 
 def _refuse_other_contents(videos: Sequence[Video], ledger: Mapping[str, LedgerRow], name: str) -> None:
