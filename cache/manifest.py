@@ -1,8 +1,9 @@
 """Manifests: which videos there are, and what is said of them.
 
 A manifest is a CSV (with a header) or JSONL file with a ``path`` and any of ``video_id``, ``label``, ``split``,
-``group``, ``start`` and ``end`` per video. Other columns are passed over. Both stages read it: extraction the
-paths, training the labels, splits and groups, so that relabelling never costs an extraction.
+``group``, ``start`` and ``end`` per video. Other columns are passed over, unless one of them is asked for as the
+label. Both stages read it: extraction the paths, training the labels, splits and groups, so that relabelling never
+costs an extraction.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +24,7 @@ from framecache.cache.errors import InputError
 COLUMNS = ("path", "video_id", "label", "split", "group", "start", "end")
 SPLITS = ("train", "val", "test")
 MANIFEST_SUFFIXES = (".csv", ".jsonl")
+LABEL_SEPARATOR = ";"
 _SHOWN = 3  # examples named in an error message
 
 
@@ -33,7 +35,7 @@ class Video:
     Attributes:
         video_id: Its name in the feature set; by default its path within the root, with ``#start-end`` for a part.
         path: Where the file (or the folder of images) is.
-        label: Its class, if any.
+        label: What is to be told of it, if anything: its class; or several with semicolons, a number, a file.
         split: ``train``, ``val`` or ``test``, if any.
         group: Videos of one group (recording, person, …) never go into different splits.
         start: Where the part of interest begins, in seconds; None for the beginning.
@@ -68,20 +70,27 @@ def segment_name(start: float | None, end: float | None) -> str:
     return f"#{begin}-{stop}"
 
 
-def read_manifest(path: Path, root: Path | None = None) -> list[Video]:
+def read_manifest(path: Path, root: Path | None = None, label: str = "label") -> list[Video]:
     """Reads and checks a manifest; looks at no video.
 
     Args:
         path: The CSV or JSONL file.
         root: Folder that relative paths start from and that no path may leave; by default the manifest's own.
+        label: Column that holds the labels; a row must have it if it is another than ``label``.
 
     Raises:
         InputError: The file is missing or malformed, a column is missing, or a value is not what it must be.
     """
     root = path.parent if root is None else root
-    videos = [_parse_row(row, f"{path}, line {line}", root) for line, row in _read_rows(path)]
+    videos: list[Video] = []
+    names: dict[str, None] = {}
+    for line, row in _read_rows(path):
+        names.update(dict.fromkeys(row))
+        videos.append(_parse_row(row, f"{path}, line {line}", root, label))
     if not videos:
         raise InputError(f"{path}: the manifest lists no video; expected a row per video")
+    if label not in names and label != "label":
+        raise InputError(f"{path}: no column {label!r}, found {', '.join(names)}{_did_you_mean(label, names)}")
     refuse_duplicate_ids(videos, str(path))
     return videos
 
@@ -121,6 +130,21 @@ def is_plain_name(video_id: str) -> bool:
     """Whether a name stays within its folder should it ever become a path: relative, without ``..`` and NUL."""
     path = PurePosixPath(video_id)
     return bool(video_id) and not path.is_absolute() and ".." not in path.parts and "\0" not in video_id
+
+
+def resolve_within(root: Path, written: str, where: str) -> Path:
+    """The path within ``root``; as text only, so that a link inside it may point anywhere its owner wants.
+
+    Raises:
+        InputError: It leads outside.
+    """
+    absolute = os.path.abspath(root)
+    path = os.path.normpath(os.path.join(absolute, written))
+    if os.path.commonpath([absolute, path]) != absolute:
+        raise InputError(
+            f"{where}: path {written!r} leads outside {absolute}; name the folder that holds all videos with --root"
+        )
+    return Path(path)
 
 
 def printable(path: str) -> str:
@@ -175,8 +199,9 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, objec
         yield line, row
 
 
-def _parse_row(row: Mapping[str, object], where: str, root: Path) -> Video:
+def _parse_row(row: Mapping[str, object], where: str, root: Path, label: str) -> Video:
     text = {name: str(row[name]).strip() for name in COLUMNS if row.get(name) is not None}
+    text["label"] = _label(row.get(label), f"{where}: {label}")
     for name, value in text.items():
         if any("\ud800" <= letter <= "\udfff" or letter == "\0" for letter in value):
             raise InputError(f"{where}: {name} {value!r} holds NUL or half a character; expected valid Unicode text")
@@ -188,10 +213,9 @@ def _parse_row(row: Mapping[str, object], where: str, root: Path) -> Video:
         raise InputError(f"{where}: end {end:g} is not after start {start or 0.0:g} (seconds)")
     split = text.get("split") or None
     if split is not None and split not in SPLITS:
-        near = difflib.get_close_matches(split.lower(), SPLITS, 1, 0.4)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = _did_you_mean(split.lower(), SPLITS)
         raise InputError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}{hint}")
-    path = _resolve(written, root, where)
+    path = resolve_within(root, written, where)
     video_id = text.get("video_id") or printable(_relative(path, root)) + segment_name(start, end)
     if not is_plain_name(video_id):
         raise InputError(f"{where}: video_id {video_id!r} is absolute or holds '..'; expected a relative name")
@@ -204,6 +228,24 @@ def _parse_row(row: Mapping[str, object], where: str, root: Path) -> Video:
         start=start,
         end=end,
     )
+
+
+def _label(value: object, where: str) -> str:
+    """A label as text; the members of a list with semicolons between them."""
+    if value is None:
+        return ""
+    if not isinstance(value, list):
+        return str(value).strip()
+    names = [str(item).strip() for item in value]
+    for name, item in zip(names, value, strict=True):
+        if not name or LABEL_SEPARATOR in name or isinstance(item, list | dict) or item is None:
+            raise InputError(f"{where} {item!r}: expected a label without semicolons in the list")
+    return LABEL_SEPARATOR.join(names)
+
+
+def _did_you_mean(name: str, choices: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, choices, 1, 0.4)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _seconds(text: Mapping[str, str], name: str, where: str) -> float | None:
@@ -220,14 +262,3 @@ def _seconds(text: Mapping[str, str], name: str, where: str) -> float | None:
 
 def _relative(path: Path, root: Path) -> str:
     return PurePosixPath(os.path.relpath(path, os.path.abspath(root))).as_posix()
-
-
-def _resolve(written: str, root: Path, where: str) -> Path:
-    """The path within ``root``; as text only, so that a link inside it may point anywhere its owner wants."""
-    absolute = os.path.abspath(root)
-    path = os.path.normpath(os.path.join(absolute, written))
-    if os.path.commonpath([absolute, path]) != absolute:
-        raise InputError(
-            f"{where}: path {written!r} leads outside {absolute}; name the folder that holds all videos with --root"
-        )
-    return Path(path)

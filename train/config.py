@@ -11,6 +11,7 @@ from framecache.cache.errors import InputError
 
 _MAX_NAME = 200
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+TASK_NAMES = ("classification", "multilabel", "regression", "frames")
 CLIP_NAMES = ("spread", "crop", "windows")
 MODEL_NAMES = ("lstm", "stacked-lstm", "bilstm", "gru", "attention-lstm", "mean")
 
@@ -139,7 +140,34 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
-class FitConfig(SplitConfig, ClipConfig, ModelConfig):
+class TaskConfig:
+    """What is to be told of the videos.
+
+    Attributes:
+        task: classification (one class per video), multilabel (any number of labels, with semicolons between them, or
+            a list in JSONL), regression (a number) or frames (a class per frame: the label is the path of a .csv with
+            start, end and label, in seconds, or of a .txt with a line per frame; what has no label does not count).
+        target: Column of the manifest that holds the labels.
+        top_k: How many of the highest logits may hold the true class, for the accuracy of that name.
+    """
+
+    task: str = "classification"
+    target: str = "label"
+    top_k: int = 5
+
+    def __post_init__(self) -> None:
+        if self.task not in TASK_NAMES:
+            near = difflib.get_close_matches(self.task, TASK_NAMES, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"--task {self.task!r}: expected {', '.join(TASK_NAMES)}{hint}")
+        if self.top_k < 1:
+            raise InputError(f"--top-k {self.top_k}: expected at least 1")
+        if self.top_k != TaskConfig.top_k and self.task != "classification":
+            raise InputError(f"--top-k {self.top_k}: expected --task classification, found {self.task}")
+
+
+@dataclass(frozen=True)
+class FitConfig(TaskConfig, SplitConfig, ClipConfig, ModelConfig):
     """An experiment: which videos, which model, and how it is trained.
 
     Attributes:
@@ -152,7 +180,7 @@ class FitConfig(SplitConfig, ClipConfig, ModelConfig):
         patience: Training stops after so many epochs without a better loss on val; the best weights are kept.
         batch_size: Videos per step.
         learning_rate: Step size of Adam.
-        class_weights: Weigh classes inversely to their frequency.
+        class_weights: Weigh classes inversely to their frequency; of several labels, each where it is true.
         seed: Seed of everything random: initial weights, order, dropout, dealt splits.
     """
 
@@ -172,6 +200,8 @@ class FitConfig(SplitConfig, ClipConfig, ModelConfig):
         ModelConfig.__post_init__(self)
         ClipConfig.__post_init__(self)
         SplitConfig.__post_init__(self)
+        TaskConfig.__post_init__(self)
+        self._refuse_what_the_task_cannot()
         whole = {"epochs": self.epochs, "patience": self.patience}
         for flag, value in {**whole, "batch-size": self.batch_size}.items():
             if value < 1:
@@ -184,6 +214,20 @@ class FitConfig(SplitConfig, ClipConfig, ModelConfig):
             raise InputError(
                 f"--name {self.name[:_MAX_NAME]!r}: expected the plain name of a folder, without slashes or control "
                 f"characters, with no dot at its ends and of {_MAX_NAME} bytes at most"
+            )
+
+    def _refuse_what_the_task_cannot(self) -> None:
+        if self.task == "regression" and self.class_weights:
+            raise InputError("--class-weights: expected classes, found numbers, --task regression")
+        if self.task == "frames" and self.model == "attention-lstm":
+            raise InputError(
+                "--model attention-lstm: expected an output for each frame, --task frames; it sums a video up"
+            )
+        if self.task == "frames" and self.clip == "spread" and self.max_len:
+            raise InputError(
+                f"--task frames: expected a sequence to hold each frame, found --clip spread, which thins a video out "
+                f"to --max-len {self.max_len}; choose --clip windows or crop with a --max-len such as 256, or whole "
+                "videos by --max-len 0"
             )
 
 

@@ -19,7 +19,7 @@ from framecache.train.config import ClipConfig, FitConfig, ModelConfig
 from framecache.train.data import CachedSequences, MeanSequences, Sequences, channel_statistics
 from framecache.train.labels import label_videos, refuse_fitted_on_held_out, refuse_hurt
 from framecache.train.splits import LabeledVideos
-from framecache.train.tasks import Classification, Task
+from framecache.train.tasks import Task, make_task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +70,8 @@ class Experiment:
     @cached_property
     def targets(self) -> NDArray[Any]:
         """Targets of :attr:`sequences`."""
-        return self.task.targets([video for split in SPLITS for video in self.labeled.splits[split]])
+        videos = [video for split in SPLITS for video in self.labeled.splits[split]]
+        return self.task.targets([self.labeled.labels[video.video_id] for video in videos])
 
     @cached_property
     def feed(self) -> Feed:
@@ -87,7 +88,7 @@ class Experiment:
 
     @cached_property
     def _mean_feed(self) -> Feed:
-        return self._feed_of(MeanSequences(self.sequences))
+        return self.feed if self.task.per_frame else self._feed_of(MeanSequences(self.sequences))
 
     def settle(self, config: FitConfig) -> FitConfig:
         """The settings with what the features decide: a grid that is flattened gets a projection."""
@@ -109,7 +110,8 @@ class Experiment:
         from framecache.train.models import build_model
 
         keras.utils.set_random_seed(config.seed)
-        return build_model(config, self.features.feature_shape, self.task.num_outputs, *self.statistics)
+        task, shape = self.task, self.features.feature_shape
+        return build_model(config, shape, task.num_outputs, *self.statistics, task.per_frame, task.rescale)
 
     def train(
         self,
@@ -133,7 +135,10 @@ class Experiment:
         return self._trained(trainer, config, folder, progress, on_epoch)
 
     def baseline(self, config: FitConfig) -> Trained:
-        """The mean of all frames and a linear classifier, trained with the default settings; once per seed."""
+        """The mean of all frames and a linear model, trained with the default settings; once per seed.
+
+        Of frame labels, a linear model of each frame by itself.
+        """
         key = (config.seed, config.class_weights)
         if key not in self._baselines:
             settings = FitConfig(model="mean", seed=config.seed, class_weights=config.class_weights)
@@ -142,10 +147,11 @@ class Experiment:
 
     def metrics(self, logits: Mapping[str, NDArray[np.float32]]) -> dict[str, dict[str, float] | None]:
         """Metrics on val and test; None for a split without videos."""
-        return {
-            split: self.task.metrics(logits[split], self.feed.targets_of(self.rows[split])) if split in logits else None
-            for split in ("val", "test")
-        }
+        return {split: self._metrics(split, logits[split]) if split in logits else None for split in ("val", "test")}
+
+    def _metrics(self, split: str, logits: NDArray[np.float32]) -> dict[str, float]:
+        rows = self.rows[split]
+        return self.task.metrics(logits, self.feed.targets_of(rows), self.sequences.lengths[rows])
 
     def _feed_of(self, sequences: Sequences) -> Feed:
         from framecache.train.feed import Feed
@@ -200,4 +206,4 @@ def open_experiment(feature_set: str, config: FitConfig) -> Experiment:
     clips = ClipConfig(**{field.name: getattr(config, field.name) for field in fields(ClipConfig)})
     sequences = CachedSequences(features, video_ids, clips)
     statistics = channel_statistics(sequences, range(len(labeled.splits["train"])))
-    return Experiment(features, labeled, Classification(labeled.classes), sequences, config.batch_size, statistics)
+    return Experiment(features, labeled, make_task(config, labeled), sequences, config.batch_size, statistics)

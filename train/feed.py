@@ -54,6 +54,8 @@ class Feed:
         self._buckets = _bucket_lengths(sequences)
         self._tables: dict[bytes, _Table] = {}
         self._starts_on_device = tf.constant(self.starts)
+        if per_frame:  # padding has no target
+            targets = np.concatenate([targets, np.full_like(targets[:1], -1)])
         self._targets_on_device = tf.constant(targets)
         num_bytes = int(self.starts[-1]) * math.prod(self._shape) * self._dtype.itemsize
         self._held: Tensor | None = None
@@ -102,7 +104,7 @@ class Feed:
 
         Returns:
             ``features (B, T, *feature_shape)`` float32 and ``mask (B, T)`` bool; targets ``(B, …)``, of frames
-            ``(B, T, …)``; and which rows are videos, ``(B,)`` bool.
+            ``(B, T, …)``, -1 for padding; and which rows are videos, ``(B,)`` bool.
         """
         if self._held is None:
             rows, positions, features = batch
@@ -113,7 +115,7 @@ class Feed:
         frames = tf.where(mask, first[:, None] + tf.cast(positions, tf.int64), self.starts[-1])
         if self._held is not None:
             features = tf.gather(self._held, frames)
-        at = tf.minimum(frames, self.starts[-1] - 1) if self.per_frame else tf.maximum(rows, 0)
+        at = frames if self.per_frame else tf.maximum(rows, 0)
         inputs = {"features": tf.cast(features, tf.float32), "mask": mask}
         return inputs, tf.gather(self._targets_on_device, at), rows >= 0
 

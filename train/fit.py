@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import json
 import shlex
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError
 from framecache.cache.manifest import SPLITS
@@ -23,10 +21,9 @@ from framecache.cache.reader import FeatureSet
 from framecache.cache.spec import folder_name
 from framecache.train.config import FitConfig
 from framecache.train.experiment import Experiment, Trained, open_experiment
-from framecache.train.metrics import confusion_matrix, log_softmax
+from framecache.train.outputs import per_class, write_figures, write_predictions
 from framecache.train.predictions import PREDICTIONS_FILE, Predictions
 from framecache.train.runs import RUN_FILE, Run
-from framecache.train.splits import LabeledVideos
 
 _PACKAGES = ("framecache", "tensorflow", "keras", "numpy")
 
@@ -78,7 +75,7 @@ def write_run(
         trained: The training, the last one of its model.
         baseline: That of the mean-pool baseline.
         seconds: What came before: ``load`` and ``compile``.
-        figures: Whether to draw confusion matrix and learning curve.
+        figures: Whether to draw what the model made of the last split, and the learning curve.
     """
     features, labeled, task = experiment.features, experiment.labeled, experiment.task
     history = trained.history
@@ -99,6 +96,7 @@ def write_run(
         "epochs": history.num_epochs,
         "best_epoch": history.best_epoch,
         "metrics": experiment.metrics(trained.logits),
+        "per_class": per_class(experiment, trained.logits),
         "baseline": experiment.metrics(baseline.logits),
         "seconds": {
             name: round(value, 3)
@@ -111,10 +109,10 @@ def write_run(
         kernel, bias = trained.model.get_layer("projection").get_weights()
         trained_on = [video.video_id for video in labeled.splits["train"]]
         write_projection(folder, features, experiment.statistics, kernel, bias, trained_on)
-    _write_predictions(folder / "predictions.csv", labeled, trained.logits)
+    write_predictions(folder / "predictions.csv", experiment, trained.logits)
     _predictions(experiment, trained, baseline).write(folder / PREDICTIONS_FILE)
     if figures:
-        _write_figures(folder, experiment, trained)
+        write_figures(folder, experiment, trained)
     (folder / RUN_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return Run(folder, record)
 
@@ -164,33 +162,6 @@ def _predictions(experiment: Experiment, trained: Trained, baseline: Trained) ->
         experiment.targets,
         lengths,
     )
-
-
-def _write_predictions(path: Path, labeled: LabeledVideos, logits: Mapping[str, NDArray[np.float32]]) -> None:
-    """One row per video of every split: its label, the predicted one and that one's probability."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["video_id", "split", "label", "predicted", "probability"])
-        for split in SPLITS:
-            if split not in logits:
-                continue
-            probabilities = np.exp(log_softmax(logits[split]))
-            for video, row in zip(labeled.splits[split], probabilities, strict=True):
-                best = int(row.argmax())
-                writer.writerow([video.video_id, split, video.label, labeled.classes[best], f"{row[best]:.4f}"])
-
-
-def _write_figures(folder: Path, experiment: Experiment, trained: Trained) -> None:
-    from framecache.train.plots import plot_confusion, plot_learning_curve
-
-    split = "test" if "test" in trained.logits else "val"
-    predicted = trained.logits[split].argmax(axis=1)
-    classes = experiment.task.classes
-    counts = confusion_matrix(experiment.feed.targets_of(experiment.rows[split]), predicted, len(classes))
-    share = counts.trace() / counts.sum()
-    history = trained.history
-    plot_confusion(folder / "confusion.png", counts, classes, f"{folder.name}: {split} accuracy {share:.3f}")
-    plot_learning_curve(folder / "learning-curve.png", history.measures, history.best_epoch, folder.name)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from framecache.train.config import FitConfig
 from framecache.train.feed import Batches, Feed
 from framecache.train.history import HistoryWriter
 from framecache.train.lstm import hoist
-from framecache.train.tasks import Task
+from framecache.train.task import Task
 
 _MIN_DELTA = 0.005  # nats by which the loss on val must fall to count as better
 OnEpoch = Callable[[int, Mapping[str, float]], None]
@@ -31,7 +31,8 @@ class History:
     """How a training went.
 
     Attributes:
-        measures: ``loss`` and the task's measure, and both on val (``val_loss``, …): the values after each epoch.
+        measures: ``loss`` and the task's score, and on val both and its measure (``val_loss``, …): the values after
+            each epoch.
         best_epoch: The epoch whose weights were kept, counted from 1.
         epoch_seconds: Wall time of each epoch; that of the first includes tracing and compiling the graphs.
     """
@@ -158,18 +159,18 @@ class Trainer:
         """One pass over some of the feed's videos, in an order that seed and epoch decide.
 
         Returns:
-            ``loss``, in nats, and the task's measure, means over them, each with the weights of its own step.
+            ``loss`` and the task's score, means over them, each with the weights of its own step.
         """
         loss, score, count = 0.0, 0.0, 0
         for batches in self._feed.training(rows, seed, epoch):
             loss_of, score_of = self._epoch(batches)
             loss, score = loss + float(loss_of), score + float(score_of)
             count += int((batches.rows.numpy() >= 0).sum())
-        return {"loss": loss / count, self._task.measure: score / count}
+        return {"loss": loss / count, self._task.score: score / count}
 
     def _on_val(self, val: NDArray[np.int64]) -> dict[str, float]:
         metrics = self._task.metrics(self.logits(val), self._feed.targets_of(val))
-        return {f"val_{name}": metrics[name] for name in ("loss", self._task.measure)}
+        return {f"val_{name}": metrics[name] for name in ("loss", self._task.score, self._task.measure)}
 
     def _scored(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Any]]:
         """Batch by batch: place of each sequence's video in ``rows`` (``n`` for an empty row), positions, logits."""
