@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +32,8 @@ _CURVES = 6  # configurations with a colour of their own
 _BARS = 3  # configurations per class, and the baseline
 _MAX_CLASSES = 40
 _MAX_NAME = 26  # characters
-_MAX_NUMBERED = 40  # points; more numbers would hide them
+_MAX_NUMBERED = 40  # points; more numbers would hide them, then only
+_NUMBERED = 10  # of the best have one
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def plots(comparison: Comparison) -> list[Plot]:
     if any(row.seconds for row in rows):
         caption = f"{split} {measure} against seconds of one training; numbers are those of the table"
         found.append(Plot("seconds", caption, lambda theme: _scatter(comparison, theme, "seconds")))
-    curves = {row.number: _histories(row, measure) for row in rows}
+    curves = {row.number: _histories(row) for row in rows}
     if any(curves.values()):
         caption = (
             f"learning curves on val: the {_CURVES} best in colour, a thin line per seed and their mean, others grey"
@@ -133,7 +134,8 @@ def _scatter(comparison: Comparison, theme: Theme, cost: str) -> Figure:
             axes.vlines(place, row.low, row.high, color=colour, linewidth=1.2, alpha=0.6)
         axes.plot(place, score, marker, color=colour, markersize=8, markeredgecolor=theme.paper)
     axes.set_xscale("log")
-    axes.margins(x=0.12, y=0.1)
+    axes.margins(y=0.1)
+    axes.set_xlim(min(places) / 1.3, max(places) * 1.3)
     axes.set(ylabel=f"{_split(comparison)} {comparison.measure}", xlabel=_COSTS[cost])
     narrow = max(places) / min(places) < 5  # decades, halves and fifths would leave the axis bare
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]) if narrow else LogLocator(subs=(1, 2, 5)))
@@ -149,8 +151,7 @@ def _scatter(comparison: Comparison, theme: Theme, cost: str) -> Figure:
     ]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=10)
-    if len(rows) <= _MAX_NUMBERED:
-        _number(figure, axes, rows, places, scores, theme)
+    _number(figure, axes, rows, places, scores, theme)
     return figure
 
 
@@ -199,26 +200,29 @@ def _number(
     points = list(zip(places, scores, strict=True))
     anchors = axes.transData.transform(points)
     scale = _DPI / 72
+    told = [len(rows) <= _MAX_NUMBERED or row.number <= _NUMBERED for row in rows]
     sizes = [(scale * (2 + 6 * len(str(row.number))), scale * 11) for row in rows]
     taken = [(x - 4 * scale, y - 4 * scale, x + 4 * scale, y + 4 * scale) for x, y in anchors]
     window = axes.get_window_extent(canvas.get_renderer())
-    corners = place_labels(anchors, sizes, (window.x0, window.y0, window.x1, window.y1), taken)
+    edges = (window.x0, window.y0, window.x1, window.y1)
+    corners = place_labels(anchors[told], list(compress(sizes, told)), edges, taken)
     back = axes.transData.inverted()
-    for row, corner in zip(rows, corners, strict=True):
+    for row, corner in zip(compress(rows, told), corners, strict=True):
         x, y = back.transform((corner[0] + scale, corner[1] + scale))
         axes.text(float(x), float(y), str(row.number), fontsize=9, color=theme.ink, va="bottom")
 
 
-def _histories(row: Row, measure: str) -> list[dict[str, list[float]]]:
+def _histories(row: Row) -> list[dict[str, list[float]]]:
     """What each run measured on val after each epoch; runs without it are passed over."""
     found = []
     for result in row.results:
         try:
             with (result.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
                 lines = list(csv.DictReader(stream))
-            names = [name for name in ("val_loss", f"val_{measure}") if lines and name in lines[0]]
-            curves = {name: [float(line[name]) for line in lines] for name in names}
-        except (OSError, ValueError, TypeError, csv.Error):
+            curves = {
+                name: [float(line[name]) for line in lines] for name in lines[0] if name and name.startswith("val_")
+            }
+        except (OSError, ValueError, TypeError, IndexError, csv.Error):
             continue
         if curves:
             found.append(curves)
@@ -226,11 +230,7 @@ def _histories(row: Row, measure: str) -> list[dict[str, list[float]]]:
 
 
 def _curves(comparison: Comparison, curves: dict[int, list[dict[str, list[float]]]], theme: Theme) -> Figure:
-    names = [
-        name
-        for name in (f"val_{comparison.measure}", "val_loss")
-        if any(name in run for run in chain.from_iterable(curves.values()))
-    ]
+    names = sorted({name for run in chain.from_iterable(curves.values()) for name in run})
     figure = _figure(0.9 + 2.6 * len(names))
     rows = sorted(comparison.rows, key=lambda row: -row.number)  # the best on top
     for axes, name in zip(np.atleast_1d(figure.subplots(len(names), 1, sharex=True)), names, strict=True):

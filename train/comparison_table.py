@@ -26,7 +26,7 @@ from framecache.train.tables import (
 )
 
 _DEFAULTS = {field.name: field.default for field in fields(FitConfig)}
-_ALWAYS_TOLD = ("set", "model")  # even if by default
+_ALWAYS_TOLD = ("set", "model")  # even if by default, and in columns where no setting differs
 _SHOWN = 5  # runs that are not counted
 
 
@@ -54,7 +54,7 @@ def columns(comparison: Comparison) -> list[Column]:
     measure, rising = comparison.measure, comparison.lower_is_better
     found = [
         Column("number", Heading("#"), lambda row: str(row.number), lambda row: row.number),
-        *(_setting(name) for name in comparison.varying or ("set", "model")),
+        *(_setting(name) for name in comparison.varying or _ALWAYS_TOLD),
         Column("seeds", Heading("seeds"), lambda row: str(len(row.results)), lambda row: len(row.results), True),
         Column(
             "val",
@@ -171,10 +171,11 @@ def title(comparison: Comparison) -> str:
 
 def constants(comparison: Comparison) -> str:
     """The settings that all rows share: those that are not the defaults."""
+    shown = () if comparison.varying else _ALWAYS_TOLD
     told = [
         f"{name} {as_text(value)}"
         for name, value in comparison.constant.items()
-        if name in _ALWAYS_TOLD or value != _DEFAULTS.get(name)
+        if name not in shown and (name in _ALWAYS_TOLD or value != _DEFAULTS.get(name))
     ]
     return f"the same in all: {', '.join([*told, 'all else by default'])}"
 
@@ -189,6 +190,11 @@ def notes(comparison: Comparison) -> list[str]:
         told.append(
             f"95 % CI: percentiles of {NUM_RESAMPLES:,} bootstrap resamples of the test videos, of the mean over the "
             "seeds; how it varies with the videos, not with the seeds"
+        )
+    if any(row.low == row.high == 1 for row in rows) and comparison.num_test:
+        told.append(
+            f"an interval of 1 to 1 has seen no error to resample: of {comparison.num_test} videos without any, up to "
+            f"{min(1, 3 / comparison.num_test):.1%} of all videos may still be wrong (rule of three)"
         )
     tests = [
         text
@@ -224,13 +230,12 @@ def conclusion(comparison: Comparison) -> str:
         score += f", test {decimal(best.test.mean, 3)}"
     told = f"Best on val: {best.label} ({score})."
     judged = [row for row in comparison.rows if row.verdict not in ("", BEST)]
-    if judged:
-        noise = sum(row.verdict == NOISE for row in judged)
-        told += (
-            f" On the {comparison.num_test} test videos {noise} of the {len(judged)} others cannot be told from it "
-            "(the difference is within noise)."
-        )
-    return told
+    noise = sum(row.verdict == NOISE for row in judged)
+    if not judged:
+        return told
+    others = "the other one" if len(judged) == 1 else f"{noise or 'all'} of the {len(judged)} others"
+    what = "cannot be told from it (the difference is within noise)" if noise else "can be told from it"
+    return f"{told} On the {comparison.num_test} test videos {others} {what}."
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
