@@ -66,7 +66,7 @@ def deal(units: Mapping[str, str], strata: Mapping[str, str], shares: Sequence[f
     for video_id in sorted(units):
         members[units[video_id]].append(video_id)
     made_of = {unit: Counter(strata[video_id] for video_id in ids) for unit, ids in members.items()}
-    names = sorted(members)
+    names = list(members)
     np.random.default_rng(seed).shuffle(names)
     names.sort(key=lambda unit: (-len(members[unit]), sorted(made_of[unit].items())))
 

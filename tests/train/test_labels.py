@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from framecache.cache.errors import InputError
+from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.reader import FeatureSet
 from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
@@ -17,7 +18,7 @@ from framecache.train.labels import label_videos
 from framecache.train.split_file import manifest_root, write_splits
 from framecache.train.splits import LabeledVideos
 
-from .conftest import Data
+from .conftest import Data, make_data
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,19 @@ def test_they_may_be_dropped_with_their_reason_as_those_that_failed_always_are(
     assert label_videos(features, FitConfig(manifest=only_failed)).left_out == {"up/broken.mp4": "no video stream"}
 
 
+def test_a_duplicate_whose_features_are_gone_counts_as_never_extracted(tmp_path: Path) -> None:
+    data = make_data(tmp_path, counts=(("train", 2), ("val", 2)))
+    gone = LedgerRow("up/copy.mp4", "up/copy.mp4", "duplicate", "same content as gone.mp4", source_digest="ab" * 16)
+    append_journal(data.cache / data.name, 1, [gone])
+    with data.manifest.open("a") as manifest:
+        manifest.write("up/copy.mp4,up,train,x\n")
+    features = open_cache(data.cache)[data.name]
+    with pytest.raises(InputError, match=r"1 of its 5 videos were never extracted .*'up/copy.mp4'"):
+        label_videos(features, FitConfig(manifest=data.manifest))
+    labeled = label_videos(features, FitConfig(manifest=data.manifest, missing="drop"))
+    assert labeled.left_out == {"up/copy.mp4": "never extracted"}
+
+
 def without_splits(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{name: row[name] for name in ("path", "label", "group")} for row in rows]
 
@@ -127,6 +141,7 @@ def test_so_are_those_of_class_folders(data: Data, features: FeatureSet, tmp_pat
     config = FitConfig(manifest=tmp_path / "videos", root=tmp_path / "elsewhere")
     labeled = label_videos(features, config)
     write_splits(tmp_path / "splits.csv", labeled, manifest_root(config))
+    assert all(row["path"] == row["video_id"] for row in rows_of(tmp_path / "splits.csv"))
     again = label_videos(features, FitConfig(manifest=tmp_path / "splits.csv", root=tmp_path / "videos"))
     assert again.splits == labeled.splits
 

@@ -66,13 +66,34 @@ def test_recordings_in_two_splits_are_found_and_nothing_else(rows: dict[str, NDA
     assert all(0.95 <= cosine <= 1 for cosine in cosines)
 
 
-def test_blocks_change_nothing(rows: dict[str, NDArray[Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = near_duplicates(made_of(rows), labeled_as(COUNTS), 0.2)
-    monkeypatch.setattr(leakage, "_BLOCK_NUMBERS", 200)
-    monkeypatch.setattr(leakage, "_CACHED_NUMBERS", 200)
-    blocks = near_duplicates(made_of(rows), labeled_as(COUNTS), 0.2)
-    assert len(whole) > 20
-    assert [(one.video_id, one.other_id) for one in blocks] == [(one.video_id, one.other_id) for one in whole]
+def test_the_nearest_of_each_video_are_told_whatever_the_size_of_blocks(
+    rows: dict[str, NDArray[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    means = {name: row.astype(np.float64).mean(axis=0) for name, row in rows.items()}
+    train = np.stack([mean for name, mean in means.items() if name.startswith("train")])
+    unit = {name: (mean - train.mean(axis=0)) / train.std(axis=0) for name, mean in means.items()}
+    unit = {name: vector / np.linalg.norm(vector) for name, vector in unit.items()}
+    wanted = {}
+    for name in unit:
+        earlier = {"val": ("train",), "test": ("train", "val")}.get(name.rstrip("0123456789"), ())
+        others = [other for other in unit if other.startswith(earlier)] if earlier else []
+        cosines = {(name, other): float(unit[name] @ unit[other]) for other in others}
+        nearest = sorted(cosines, key=cosines.__getitem__, reverse=True)[:10]
+        wanted |= {pair: cosines[pair] for pair in nearest if cosines[pair] >= 0.02}
+    for numbers in (1 << 22, 200):
+        monkeypatch.setattr(leakage, "_BLOCK_NUMBERS", numbers)
+        monkeypatch.setattr(leakage, "_CACHED_NUMBERS", numbers)
+        found = near_duplicates(made_of(rows), labeled_as(COUNTS), 0.02)
+        assert {(one.video_id, one.other_id): one.cosine for one in found} == pytest.approx(wanted, abs=1e-3)
+    assert len(wanted) == 400
+
+
+def test_only_train_says_what_is_usual(rows: dict[str, NDArray[Any]]) -> None:
+    found = near_duplicates(made_of(rows), labeled_as({**COUNTS, "test": 0}), 0.1)
+    for number in range(COUNTS["test"]):
+        rows[f"test{number}"] = rows[f"test{number}"] + np.float16(100)
+    more = near_duplicates(made_of(rows), labeled_as(COUNTS), 0.1)
+    assert [one for one in more if one.split == "val"] == list(found)
 
 
 def test_a_threshold_of_0_reads_nothing() -> None:
