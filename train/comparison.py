@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.train.filters import as_text
+from framecache.train.folds import pool_folds
 from framecache.train.results import Result
 from framecache.train.scoring import Outcome
 from framecache.train.significance import LEVEL, bootstrap, holm, interval, mcnemar, paired_bootstrap
@@ -77,6 +78,11 @@ class Row:
     parameters: int | None
     feature_bytes: int | None
 
+    @property
+    def runs(self) -> tuple[Result, ...]:
+        """All runs behind it, by seed and fold."""
+        return tuple(run for result in self.results for run in result.runs)
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -114,10 +120,10 @@ def compare(results: Sequence[Result], group: bool = True) -> list[Comparison]:
 
     Args:
         results: At least one.
-        group: Whether to group over seeds; otherwise each run has a row.
+        group: Whether to group over seeds and folds; otherwise each run has a row.
     """
     comparable: dict[Any, list[Result]] = {}
-    for result in results:
+    for result in pool_folds(results) if group else results:
         comparable.setdefault((result.task, result.measure, result.classes, result.held_out), []).append(result)
     return [_compare(members, group) for members in sorted(comparable.values(), key=len, reverse=True)]
 
@@ -255,7 +261,13 @@ def _p_value(
         best, other = (groups[place][0].outcomes["test"].right() for place in (0, number))
         if best is not None and other is not None:
             return mcnemar(best, other), MCNEMAR
-    return paired_bootstrap(scores[number] - scores[0]), BOOTSTRAP
+    first, second = (_mean_errors(groups[place]) for place in (0, number))
+    return paired_bootstrap(scores[number] - scores[0], int((~np.isclose(first, second)).sum())), BOOTSTRAP
+
+
+def _mean_errors(results: Sequence[Result]) -> NDArray[np.float64]:
+    errors: NDArray[np.float64] = np.mean([result.outcomes["test"].errors() for result in results], axis=0)
+    return errors
 
 
 def _verdict(number: int, difference: float | None, p: float | None, lower_is_better: bool) -> str:

@@ -215,9 +215,9 @@ def _number(
 def _histories(row: Row) -> list[dict[str, list[float]]]:
     """What each run measured on val after each epoch; runs without it are passed over."""
     found = []
-    for result in row.results:
+    for run in row.runs:
         try:
-            with (result.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
+            with (run.folder / "history.csv").open(newline="", encoding="utf-8") as stream:
                 lines = list(csv.DictReader(stream))
             curves = {
                 name: [float(line[name]) for line in lines] for name in lines[0] if name and name.startswith("val_")

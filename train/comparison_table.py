@@ -151,12 +151,12 @@ def _parts(comparison: Comparison) -> tuple[list[Heading], list[list[str]], list
 
 def title(comparison: Comparison) -> str:
     """What is compared, on what."""
-    num_runs = sum(len(row.results) for row in comparison.rows)
+    num_runs = sum(len(row.runs) for row in comparison.rows)
     runs = f"{num_runs} runs" if num_runs > 1 else "1 run"
     if "run" not in comparison.rows[0].fields:
         runs += f" of {len(comparison.rows)} configurations" if len(comparison.rows) > 1 else " of 1 configuration"
         seeds = {len(row.results) for row in comparison.rows}
-        runs += f", {seeds.pop()} seeds each," if len(seeds) == 1 and num_runs > len(comparison.rows) > 1 else ""
+        runs += f", {max(seeds)} seeds each," if len(seeds) == 1 < min(len(comparison.rows), max(seeds)) else ""
     videos = [
         f"{number} {split} videos"
         for split, number in (("val", comparison.num_val), ("test", comparison.num_test))
@@ -184,6 +184,8 @@ def notes(comparison: Comparison) -> list[str]:
     """What the columns mean, and what was left out."""
     rows = comparison.rows
     told = ["#: rank on val, where the best is chosen (ties: the lower loss on val); test is only reported"]
+    if any(result.folds for row in rows for result in row.results):
+        told.append("cross-validation: the mean over the folds; their videos are resampled together")
     if any(len(row.results) > 1 for row in rows):
         told.append(f"{comparison.measure}: mean ± sample standard deviation over the seeds")
     if any(row.low is not None for row in rows):
@@ -299,7 +301,7 @@ def _row_to_json(row: Row) -> dict[str, Any]:
         "seconds": row.seconds,
         "parameters": row.parameters,
         "feature_bytes": row.feature_bytes,
-        "runs": [str(result.folder) for result in row.results],
+        "runs": [str(run.folder) for run in row.runs],
     }
 
 

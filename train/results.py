@@ -49,6 +49,7 @@ class Result:
         parameters: Trainable ones of the model.
         feature_bytes: Of the feature set on disk.
         command: Shell command that reproduces the run.
+        folds: The runs that it is made of, if it is a cross-validation; none if it is a run itself.
     """
 
     folder: Path
@@ -68,11 +69,17 @@ class Result:
     parameters: int | None
     feature_bytes: int | None
     command: str | None
+    folds: tuple[Result, ...] = ()
 
     @property
     def lower_is_better(self) -> bool:
         """Whether a small score is a good one."""
         return OUTCOMES[self.task].lower_is_better
+
+    @property
+    def runs(self) -> tuple[Result, ...]:
+        """The runs behind it: itself, or one per fold."""
+        return self.folds or (self,)
 
     @cached_property
     def videos(self) -> str:

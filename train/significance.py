@@ -48,14 +48,19 @@ def interval(resampled: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_bootstrap(differences: Floats) -> float:
-    """Two-sided p-value of no difference between two runs, from their difference in each resample ``(R,)``.
+def paired_bootstrap(differences: Floats, num_differing: int) -> float:
+    """Two-sided p-value of no difference between two runs.
 
-    Twice the share of the resamples in which it is not on the side of most, counting the sample itself as one more, so
-    that it is never 0 (Davison & Hinkley, Bootstrap Methods and their Application, 1997, section 4.2).
+    Twice the share of the resamples in which the difference is not on the side of most, counting the sample itself as
+    one more (Davison & Hinkley, Bootstrap Methods and their Application, 1997, section 4.2); and never below what an
+    exact test could show of so few videos, the two ends of all ways to swap the two runs' answers to each.
+
+    Args:
+        differences: Of the scores in each resample, ``(R,)``.
+        num_differing: Videos that are not equally wrong in both.
     """
     rarer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    return min(1.0, 2 * (1 + rarer) / (1 + differences.size))
+    return min(1.0, max(2 * (1 + rarer) / (1 + differences.size), 2.0 ** (1 - num_differing)))
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

@@ -367,3 +367,50 @@ def test_comparing_waits_neither_for_tensorflow_nor_for_matplotlib(runs: Path) -
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+# Cross-validation
+
+
+def write_folds(folder: Path, numbers: Sequence[int] = (1, 2, 3), **settings: Any) -> None:
+    for fold in numbers:
+        write_run(folder / f"fold{fold}", prefix=f"f{fold}-", folds=3, fold=fold, **settings)
+
+
+def test_the_folds_of_a_cross_validation_are_one_result_over_all_videos(tmp_path: Path) -> None:
+    write_folds(tmp_path / "good", skill=5.0)
+    write_folds(tmp_path / "bad", skill=0.5, model="gru")
+    (comparison,) = compare_runs([tmp_path], tmp_path).comparisons
+    assert comparison.num_test == 3 * COUNTS["test"]
+    good, bad = comparison.rows
+    assert (good.label, bad.label, bad.verdict) == ("lstm", "gru", WORSE)
+    runs = [read_result(tmp_path / "good" / f"fold{fold}") for fold in (1, 2, 3)]
+    assert good.test is not None
+    assert good.test.mean == pytest.approx(statistics.fmean(run.metrics["test"] for run in runs))
+    (pooled,) = good.results
+    outcome = pooled.outcomes["test"]
+    assert outcome.scores(np.ones((1, 90)))[0] == pytest.approx(good.test.mean)
+    for run_of_fold in runs:
+        own = dict(zip(outcome.video_ids, outcome.errors(), strict=True))
+        part = run_of_fold.outcomes["test"]
+        assert [own[video_id] for video_id in part.video_ids] == part.errors().tolist()
+    confusions = [run_of_fold.outcomes["test"].confusion() for run_of_fold in runs]
+    np.testing.assert_array_equal(outcome.confusion(), np.sum([c for c in confusions if c is not None], axis=0))
+    assert [path.name for path in (run_of_fold.folder for run_of_fold in pooled.runs)] == ["fold1", "fold2", "fold3"]
+    assert len(compare_runs([tmp_path], tmp_path, group=False).comparisons) == 3
+
+
+def test_a_cross_validation_that_lacks_a_fold_is_none(tmp_path: Path) -> None:
+    write_folds(tmp_path, (1, 3))
+    assert [len(each.rows) for each in compare_runs([tmp_path], tmp_path).comparisons] == [1, 1]
+
+
+def test_folds_that_share_test_videos_are_averaged(tmp_path: Path) -> None:
+    for fold in (1, 2):
+        write_run(tmp_path / f"fold{fold}", folds=2, fold=fold)
+    ((row,),) = [each.rows for each in compare_runs([tmp_path], tmp_path).comparisons]
+    outcome = row.results[0].outcomes["test"]
+    assert len(outcome.video_ids) == COUNTS["test"]
+    parts = [read_result(tmp_path / f"fold{fold}").outcomes["test"] for fold in (1, 2)]
+    np.testing.assert_allclose(outcome.errors(), np.mean([part.errors() for part in parts], axis=0))
+    assert outcome.true() == parts[0].true()

@@ -50,15 +50,20 @@ def test_equal_runs_are_told_apart_in_about_five_of_a_hundred_cases() -> None:
     p_values = []
     for _ in range(200):
         differences = rng.choice([-1.0, 0.0, 1.0], p=[0.2, 0.6, 0.2], size=40)
-        p_values.append(paired_bootstrap(bootstrap([mean_of(differences)], 40, 400)[0]))
+        p_values.append(paired_bootstrap(bootstrap([mean_of(differences)], 40, 400)[0], 40))
     assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.1
 
 
 def test_a_p_value_is_two_sided_and_never_zero() -> None:
-    assert paired_bootstrap(np.ones(999)) == pytest.approx(0.002)
-    assert paired_bootstrap(-np.ones(999)) == pytest.approx(0.002)
-    assert paired_bootstrap(np.zeros(999)) == 1.0
-    assert paired_bootstrap(np.repeat([-1.0, 1.0], [100, 899])) == pytest.approx(0.202)
+    assert paired_bootstrap(np.ones(999), 40) == pytest.approx(0.002)
+    assert paired_bootstrap(-np.ones(999), 40) == pytest.approx(0.002)
+    assert paired_bootstrap(np.zeros(999), 40) == 1.0
+    assert paired_bootstrap(np.repeat([-1.0, 1.0], [100, 899]), 40) == pytest.approx(0.202)
+
+
+def test_few_videos_prove_no_more_than_an_exact_test_could() -> None:
+    assert paired_bootstrap(np.ones(9999), 5) == mcnemar(np.ones(5, bool), np.zeros(5, bool)) == 0.0625
+    assert paired_bootstrap(np.zeros(9999), 0) == 1.0
 
 
 @pytest.mark.parametrize(
