@@ -67,6 +67,6 @@ def _fits(value: Any, sign: str, wanted: str) -> bool:
     if text.lower() == wanted.lower() or str(value).lower() == wanted.lower():
         return True
     try:
-        return float(wanted) == float(value)
-    except (TypeError, ValueError):
+        return bool(float(wanted) == value)
+    except ValueError:
         return False

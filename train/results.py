@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import difflib
-import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -251,7 +251,10 @@ class _Reader:
         return self._value(name, str, "text", default)
 
     def whole(self, name: str, default: Any = _NEEDED) -> Any:
-        return self._value(name, int, "a whole number", default)
+        value = self._value(name, int, "a whole number", default)
+        if value is not None and not 0 <= value < 1 << 63:
+            raise InputError(f"{self.source}: {name}: expected a whole number below 2^63, found {str(value)[:40]}")
+        return value
 
     def mapping(self, name: str, default: Any = _NEEDED) -> dict[str, Any]:
         return dict(self._value(name, dict, "an object", default))
@@ -269,13 +272,13 @@ class _Reader:
         return value
 
     def number(self, name: str, *path: str) -> float | None:
-        """A finite number within nested objects; None where it, or an object on the way, is not there."""
+        """A number, 0 or more, within nested objects; None where it, or an object on the way, is not there."""
         value: Any = self.mapping(name, {})
         for key in path:
             value = value.get(key) if isinstance(value, dict) else value
         if value is None:
             return None
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= sys.float_info.max:
             where = ".".join((name, *path))
-            raise InputError(f"{self.source}: {where}: expected a finite number, found {str(value)[:40]!r}")
+            raise InputError(f"{self.source}: {where}: expected a finite number, 0 or more, found {str(value)[:40]!r}")
         return float(value)

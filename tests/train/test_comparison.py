@@ -228,13 +228,17 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "task: expected classification": lambda folder: change_record(folder, task="guessing"),
     "classes: expected a list of texts": lambda folder: change_record(folder, classes=[1, 2]),
     "expected the accuracy on val": lambda folder: change_record(folder, metrics={}),
-    "metrics.val.accuracy: expected a finite number, found 'nan'": lambda folder: change_record(
+    "metrics.val.accuracy: expected a finite number, 0 or more, found 'nan'": lambda folder: change_record(
         folder, metrics={"val": {"accuracy": float("nan")}}
     ),
-    "metrics.val.accuracy: expected a finite number, found 'high'": lambda folder: change_record(
+    "metrics.val.accuracy: expected a finite number, 0 or more, found 'high'": lambda folder: change_record(
         folder, metrics={"val": "high"}
     ),
     "seconds: expected an object": lambda folder: change_record(folder, seconds=3),
+    "seconds.train: expected a finite number, 0 or more, found '-1'": lambda folder: change_record(
+        folder, seconds={"train": -1}
+    ),
+    "feature_bytes: expected a whole number below 2^63": lambda folder: change_record(folder, feature_bytes=10**400),
     "run.json says accuracy": contradict,
     "expected classification with 2 classes": lambda folder: change_record(folder, classes=["a", "b"]),
     "logits.npz: cannot be read": lambda folder: (folder / "logits.npz").write_bytes(b"PK\x05\x06"),
