@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xxhash
+from matplotlib.figure import Figure
 
 from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.shard import VideoRow
@@ -72,3 +76,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 def grid_data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """The same with maps of 2 × 2 positions and 3 channels."""
     return make_data(tmp_path_factory.mktemp("grids"), (2, 2, 3))
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """The figures of runs stay empty, where many are trained and nobody looks at them."""
+    draw = Figure.savefig
+
+    def save(figure: Figure, target: Any, **options: Any) -> None:
+        if isinstance(target, Path) and target.name != "fidelity.png":
+            target.write_bytes(b"")
+        else:
+            draw(figure, target, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
+@pytest.fixture
+def undrawn_runs() -> Iterator[None]:
+    with undrawn():
+        yield

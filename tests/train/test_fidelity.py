@@ -34,7 +34,7 @@ from framecache.train.fit import fit
 from framecache.train.plots import place_labels, plot_fidelity
 from framecache.train.reconstruction import Fidelity, measure_fidelity
 
-from .conftest import Data, digest_of, make_data
+from .conftest import Data, digest_of, make_data, undrawn
 
 Rows = NDArray[np.float64]
 
@@ -75,7 +75,7 @@ class Workplace:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
+def place(tmp_path: Path, undrawn_runs: None) -> Workplace:
     return Workplace(tmp_path)
 
 
@@ -251,7 +251,8 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> FidelityReport:
     place = Workplace(tmp_path_factory.mktemp("report"))
-    return compare_fidelity(["toy.gap", place.derive(pca=3)], place.configure(seed=3))
+    with undrawn():
+        return compare_fidelity(["toy.gap", place.derive(pca=3)], place.configure(seed=3))
 
 
 def test_the_rows_are_those_of_the_runs(report: FidelityReport) -> None:

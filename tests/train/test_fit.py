@@ -28,6 +28,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+pytestmark = pytest.mark.usefixtures("undrawn_runs")
+
 RUN_FILES = {
     "run.json",
     "model.keras",
