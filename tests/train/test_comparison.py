@@ -404,8 +404,9 @@ def test_the_folds_of_a_cross_validation_are_one_result_over_all_videos(tmp_path
     assert len(compare_runs([tmp_path], tmp_path, group=False).comparisons) == 3
 
 
-def test_a_cross_validation_that_lacks_a_fold_is_none(tmp_path: Path) -> None:
-    write_folds(tmp_path, (1, 3))
+@pytest.mark.parametrize("numbers", [(1, 3), (1, 2)])
+def test_a_cross_validation_that_lacks_a_fold_is_none(numbers: tuple[int, ...], tmp_path: Path) -> None:
+    write_folds(tmp_path, numbers)
     assert [len(each.rows) for each in compare_runs([tmp_path], tmp_path).comparisons] == [1, 1]
 
 
