@@ -103,8 +103,8 @@ def check_classes(labeled: LabeledVideos, where: str) -> tuple[str, ...]:
     unlabeled = [video.video_id for video in videos if video.label is None]
     if unlabeled:
         raise InputError(
-            f"{where}: {len(unlabeled)} of {len(videos)} videos have no label ({_some(unlabeled)}); add a column "
-            "'label'"
+            f"{where}: {len(unlabeled)} of {len(videos)} videos have no label ({_some(unlabeled)}); expected one for "
+            "each in the column 'label', or in the one that --target names"
         )
     _refuse_folds_without_a_class([video for video in videos if video.video_id in labeled.folds], labeled, where)
     classes = tuple(sorted({video.label or "" for video in labeled.splits["train"]}))

@@ -76,6 +76,25 @@ def test_quoted_commas_and_quotes_are_part_of_a_value(write: Write) -> None:
     assert (video.video_id, video.label) == ("a, b.mp4", 'say "hi"')
 
 
+def test_another_column_may_hold_the_labels(write_rows: Write) -> None:
+    path = write_rows([{"path": "a.mp4", "label": "cat", "age": " 3 "}, {"path": "b.mp4", "label": "dog", "age": ""}])
+    assert [video.label for video in read_manifest(path, label="age")] == ["3", None]
+    with pytest.raises(InputError, match=r"no column 'aeg', found path, label, age; did you mean 'age'\?"):
+        read_manifest(path, label="aeg")
+
+
+def test_a_list_of_labels_in_jsonl_is_one_with_semicolons(write: Write) -> None:
+    rows = '{"path": "a.mp4", "label": ["b", 1]}\n{"path": "b.mp4", "label": []}\n'
+    assert [video.label for video in read_manifest(write(rows, "m.jsonl"))] == ["b;1", None]
+
+
+@pytest.mark.parametrize("label", ['"a;b"', '""', "null", '["a"]', '{"a": 1}'])
+def test_a_list_holds_plain_labels_only(label: str, write: Write) -> None:
+    path = write('{"path": "a.mp4", "label": ["x", ' + label + "]}", "m.jsonl")
+    with pytest.raises(InputError, match=r"line 1: label .*: expected a label without semicolons in the list"):
+        read_manifest(path)
+
+
 def test_jsonl_may_hold_numbers_and_nulls_and_blank_lines(write: Write) -> None:
     rows = (
         '\n{"path": "a.mp4", "video_id": null, "label": 3, "start": 1, "end": 2.5}\n\n{"path": "b.mp4", "label": 0}\n'

@@ -159,3 +159,70 @@ def test_a_users_own_model_gives_logits_with_or_without_the_mask(name: str) -> N
 def test_a_model_that_does_not_fit_is_refused(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(name)
+
+
+def per_frame(name: str, feature_shape: tuple[int, ...] = (4,), **changes: Any) -> Any:
+    keras.utils.set_random_seed(0)
+    statistics = MEAN[: feature_shape[-1]], VARIANCE[: feature_shape[-1]]
+    return build_model(ModelConfig(model=name, units=5, **changes), feature_shape, 3, *statistics, per_frame=True)
+
+
+FRAME_MODELS = [name for name in MODEL_NAMES if name != "attention-lstm"]
+
+
+@pytest.mark.parametrize("name", FRAME_MODELS)
+def test_each_frame_gets_logits_that_padding_never_changes(name: str) -> None:
+    model = per_frame(name)
+    short, long = logits(model, inputs([5, 3], 5)), logits(model, inputs([5, 3], 11, junk=7.0))
+    assert short.shape == (2, 5, 3)
+    for row, length in enumerate([5, 3]):
+        np.testing.assert_allclose(long[row, :length], short[row, :length], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "before", "after"), [("mean", 0, 0), ("lstm", 1, 0), ("gru", 1, 0), ("bilstm", 1, 1)])
+def test_which_frames_a_frames_logits_depend_on(name: str, before: int, after: int) -> None:
+    model, batch = per_frame(name), inputs([5], 5)
+    changed = {**batch, "features": batch["features"].copy()}
+    changed["features"][0, 2] += 1
+    moved = np.abs(logits(model, changed) - logits(model, batch)).max(axis=2)[0] > 1e-5
+    assert moved.tolist() == [bool(after)] * 2 + [True] + [bool(before)] * 2
+
+
+def test_of_frames_the_mean_is_a_linear_classifier_of_each_frame() -> None:
+    model, batch = per_frame("mean"), inputs([4], 4)
+    kernel, bias = model.get_layer("logits").get_weights()
+    expected = (batch["features"] - MEAN) / np.sqrt(VARIANCE) @ kernel + bias
+    np.testing.assert_allclose(logits(model, batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_last_lstm_of_a_stack_sees_the_first_one_in_every_frame() -> None:
+    model = per_frame("stacked-lstm", layers=2)
+    assert model.get_layer("lstm_2").output.shape == model.get_layer("lstm_1").output.shape == (None, None, 5)
+
+
+def test_a_grids_frames_are_flattened_for_their_logits() -> None:
+    assert logits(per_frame("lstm", (2, 2, 4), dense=6), inputs([3, 2], 3, (2, 2, 4))).shape == (2, 3, 3)
+
+
+def test_attention_has_no_output_for_each_frame() -> None:
+    with pytest.raises(InputError, match="attention-lstm: it sums a video up"):
+        per_frame("attention-lstm")
+
+
+@pytest.mark.usefixtures("own_models")
+def test_a_users_own_model_must_have_logits_for_each_frame_where_these_are_asked_for() -> None:
+    with pytest.raises(InputError, match=r"expected logits \(None, None, 3\), found \(None, 3\)"):
+        per_frame("own_models:masked")
+
+
+def test_a_number_comes_out_in_its_own_units_of_the_saved_model_too(tmp_path: Path) -> None:
+    def regression(rescale: tuple[float, float]) -> Any:
+        keras.utils.set_random_seed(0)
+        return build_model(ModelConfig(units=5), (4,), 1, MEAN, VARIANCE, rescale=rescale)
+
+    batch = inputs([5, 3], 5)
+    model = regression((10.0, 1000.0))
+    np.testing.assert_allclose(logits(model, batch), 1000 + 10 * logits(regression((1.0, 0.0)), batch), rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_array_equal(logits(loaded, batch), logits(model, batch))
