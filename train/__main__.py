@@ -25,6 +25,7 @@ app = make_app(
     "Example: framecache-train compare --filter units=64 --out comparison",
 )
 _SHOWN = 5  # of the videos left out
+_TOLD = {"map": "mAP", "mae": "MAE", "r2": "R²", "accuracy": "accuracy", "edit": "edit", "macro_f1": "macro F1"}
 
 
 @app.command(name="fit")
@@ -134,7 +135,8 @@ def compare_command(
 
 
 def _told(split: str, metrics: dict[str, Any], count: int) -> str:
-    return f"{split} accuracy {metrics['accuracy']:.3f}, macro F1 {metrics['macro_f1']:.3f} ({count} videos)"
+    told = [f"{words} {metrics[name]:.3f}" for name, words in _TOLD.items() if name in metrics]
+    return f"{split} {', '.join(told)} ({count} videos)"
 
 
 def main() -> None:
