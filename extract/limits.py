@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 try:
@@ -54,8 +55,9 @@ class Limits:
         return f"decoding needs more than {self.decoder_gb:g} GB of memory (--decoder-gb)"
 
 
-def _address_space() -> int:
-    """Bytes of address space in use; 0 where the system does not tell."""
+@cache
+def _at_start() -> int:
+    """Bytes of address space in use at the first call, with all modules loaded; 0 where the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:
@@ -63,14 +65,11 @@ def _address_space() -> int:
     return pages * resource.getpagesize()
 
 
-_AT_START = _address_space()
-
-
 def limit_memory(gigabytes: float) -> None:
-    """Lets this process take so much more memory (1e9 bytes) than it had at its start; no more where that works."""
-    if resource is None or _AT_START == 0:
+    """Lets this process take so many more bytes (1e9 each) than it had at the first call; no more where that works."""
+    if resource is None or _at_start() == 0:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = _AT_START + int(gigabytes * 1e9)
+    wanted = _at_start() + int(gigabytes * 1e9)
     with suppress(ValueError, OSError):  # a system that refuses still decodes
         resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))

@@ -602,10 +602,10 @@ def test_a_system_that_limits_no_memory_does_not_end_the_decoder(monkeypatch: py
         RLIMIT_AS=5, RLIM_INFINITY=endless, getrlimit=lambda _: (endless, endless), setrlimit=refuse
     )
     monkeypatch.setattr(limits, "resource", system)
-    monkeypatch.setattr(limits, "_AT_START", 0)
+    monkeypatch.setattr(limits, "_at_start", lambda: 0)
     limits.limit_memory(1.0)
     assert asked == []
-    monkeypatch.setattr(limits, "_AT_START", 5)
+    monkeypatch.setattr(limits, "_at_start", lambda: 5)
     limits.limit_memory(1.0)
     assert asked == [(5, (1_000_000_005, endless))]
 
