@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
-from framecache.cache.compact import compact
-from framecache.cache.derive import DeriveConfig, derive
+from framecache.cache.derive_config import DeriveConfig
 from framecache.cache.errors import FramecacheError, InputError
 from framecache.cache.folders import natural_key
 from framecache.cache.reader import FeatureSet, list_shards
@@ -131,7 +130,7 @@ def verify_sets(
     json: AsJson = False,
 ) -> int:
     """Digest all stored features again and compare; status 1 if a single bit has changed."""
-    from framecache.cache.verify import Verification  # here, so that ls need not wait for it
+    from framecache.cache.verify import Verification  # here and below, so that ls need not wait for it
 
     store = open_cache(cache)
     asked = [store.resolve(name) for name in names] or store.names()
@@ -194,6 +193,8 @@ def derive_set(
     """
     from tqdm import tqdm
 
+    from framecache.cache.derive import derive
+
     with tqdm(desc="derive", unit="frame", unit_scale=True, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
@@ -226,6 +227,8 @@ def compact_sets(
     """Merge small shards into large ones; readers may go on reading."""
     if not 0 < shard_mb < float("inf"):
         raise InputError(f"--shard-mb {shard_mb:g}: expected a positive number")
+    from framecache.cache.compact import compact
+
     store, status = open_cache(cache), OK
     asked = [store.resolve(name) for name in names] or store.names()
     for name in asked:

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
-from rich.console import Console
 
 from framecache.cache.errors import FramecacheError, InputError, LockedError, ShardError
 
@@ -27,12 +25,18 @@ def make_app(name: str, summary: str) -> App:
         help=f"{summary}\n\n{_CONFIG_HELP}",
         default_parameter=Parameter(negative_iterable=()),
         help_format="plaintext",
-        version=importlib.metadata.version("framecache"),
+        version=_version,
         version_flags=["--version"],
         end_of_options_delimiter="--",
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
+
+
+def _version() -> str:
+    import importlib.metadata  # here, since few ask
+
+    return importlib.metadata.version("framecache")
 
 
 def run(app: App, arguments: Sequence[str] | None = None) -> int:
@@ -94,6 +98,8 @@ def _take_config(app: App, words: list[str]) -> list[str]:
 
 def _plain(error: CycloptsError) -> str:
     """A parser error as one line of plain text."""
+    from rich.console import Console  # here, since few commands end so
+
     console = Console(width=10_000, no_color=True)
     with console.capture() as capture:
         console.print(str(error).strip(), markup=False, highlight=False)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import h5py
 import numpy as np
 
 _SUPERBLOCK = b"\x89HDF\r\n\x1a\n" + bytes.fromhex("00000000 00080800 04001000 00000000")
@@ -30,7 +29,16 @@ _NIL, _DATASPACE, _DATATYPE, _FILL_VALUE, _LAYOUT, _ATTRIBUTE, _CONTINUATION, _S
 )
 _CONSTANT = 0x01  # the only flag of a message that libhdf5 sets in such a file
 _SCALAR = b"\x01" + bytes(7)  # dataspace of an attribute
-_FEATURE_DTYPES = ("float16", "float32", "uint8", "float64")
+_NUMBERS = {  # datatype messages
+    np.dtype(name): bytes.fromhex(message)
+    for name, message in (
+        ("float16", "11200f00 02000000 00001000 0a05000a 0f000000"),
+        ("float32", "11201f00 04000000 00002000 17080017 7f000000"),
+        ("float64", "11203f00 08000000 00004000 340b0034 ff030000"),
+        ("uint8", "10000000 01000000 00000800"),
+        ("int64", "10080000 08000000 00004000"),
+    )
+}
 Take = Callable[[int, int], bytes]  # offset and number of bytes; all of them or an error
 
 
@@ -187,16 +195,22 @@ def _dtype(message: bytes) -> np.dtype[Any]:
     elif kind == 3:
         dtype = _member_dtype(message, 0)
     else:
-        known = (np.dtype(name) for name in (*_FEATURE_DTYPES, "int64"))
-        dtype = next((one for one in known if message.startswith(_message(one))), np.dtype("V"))
-    written = _message(dtype) if dtype.itemsize else b""
-    _require(bool(written) and message.startswith(written) and len(message) - len(written) < 8)
+        dtype = next((one for one, number in _NUMBERS.items() if message.startswith(number)), np.dtype("V"))
+    _require(dtype.itemsize > 0)
+    written = _message(dtype)
+    _require(message.startswith(written) and len(message) - len(written) < 8)
     return dtype
 
 
 def _message(dtype: np.dtype[Any]) -> bytes:
-    encoded: bytes = h5py.h5t.py_create(dtype, logical=True).encode()
-    return encoded[2:]  # two bytes say that it is a datatype
+    """What libhdf5 writes of a number, a text padded with NULs, or a row of such."""
+    if dtype.fields is None:
+        return struct.pack("<2B2xI", 0x13, 1, dtype.itemsize) if dtype.kind == "S" else _NUMBERS[dtype]
+    written = struct.pack("<BHxI", 0x16, len(dtype.fields), dtype.itemsize)
+    for name, (member, offset, *_) in dtype.fields.items():
+        text = name.encode()
+        written += text.ljust(_padded(len(text) + 1), b"\0") + struct.pack("<I28x", offset) + _message(member)
+    return written
 
 
 def _members(message: bytes) -> Iterator[tuple[str, np.dtype[Any]]]:

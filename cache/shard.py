@@ -28,9 +28,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +40,9 @@ from framecache.cache.index import NameHash, Names
 from framecache.cache.manifest import is_plain_name
 from framecache.cache.plain_hdf5 import Extent, NotPlainError, read_layout
 from framecache.cache.spec import FORMAT_VERSION, Spec
+
+if TYPE_CHECKING:
+    import h5py
 
 SHARD_PATTERN = re.compile(r"shard-(\d{6,})-[0-9a-f]{8}\.h5")
 INDEX_FIELDS = {"video_id": "S", "start": "i8", "length": "i8", "digest": "S", "source_digest": "S"}
@@ -374,6 +376,8 @@ def _lay_out(
     timestamps_ms: NDArray[np.float64],
 ) -> tuple[bytes, int]:
     """The file up to its features, and the offset at which they begin; they end the file."""
+    import h5py
+
     num_frames = sum(row.length for row in rows)
     lengths = np.array([row.length for row in rows], np.int64)
     index, ledger = _pack_index(rows, np.cumsum(lengths) - lengths), _pack_ledger(rows)
@@ -472,6 +476,8 @@ def _refuse_overlap(extents: Mapping[str, Extent], path: Path) -> None:
 
 
 def _read_spec(file: h5py.File, path: Path) -> Spec:
+    import h5py
+
     version: object = None
     if h5py.h5a.exists(file.id, b"format_version"):
         kind = h5py.h5a.open(file.id, b"format_version").get_type()

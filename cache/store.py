@@ -13,8 +13,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from framecache.cache.derivation import ARRAYS_FILE
 from framecache.cache.durable import PARTIAL_SUFFIX, fsync_folder, publish
 from framecache.cache.errors import FeatureSetNotFoundError, InputError, LockedError, ShardError
@@ -161,6 +159,8 @@ def lock_for_writing(folder: Path) -> Iterator[None]:
         LockedError: Another process holds it; the message says which.
         InputError: The cache's folder cannot be written, or links lead out of it.
     """
+    from filelock import FileLock, Timeout  # here, so that readers need not wait for it
+
     locks = folder.parent / LOCKS_FOLDER
     lock, holder = FileLock(locks / f"{folder.name}.lock"), locks / f"{folder.name}.json"
     _refuse_links(folder, locks, locks / f"{folder.name}.lock", holder)

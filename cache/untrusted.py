@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import ShardError
 from framecache.cache.plain_hdf5 import Extent
 from framecache.cache.spec import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    import h5py
 
 MAX_TABLE_BYTES = 1 << 30
 ATTRIBUTE_BYTES = 64 << 10  # HDF5's own limit in the form that we write
@@ -32,6 +34,8 @@ def reading(path: Path, datasets: Collection[str], attributes: Collection[str]) 
         datasets: What it may hold.
         attributes: And what these may be described by.
     """
+    import h5py  # here and below, since most shards are read without it
+
     try:
         if path.is_symlink() or not path.is_file():  # a link leads out of the cache; a FIFO would be waited for
             raise ShardError(f"{path}: not a whole, readable shard of format version {FORMAT_VERSION}: not a file")
@@ -61,6 +65,8 @@ def unreadable(path: Path, error: Exception) -> ShardError:
 
 
 def _dataset(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    import h5py
+
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset):
         raise ShardError(f"{path}: no dataset {name!r}; expected a framecache shard of format version {FORMAT_VERSION}")
@@ -111,6 +117,8 @@ def _kinds(row: np.dtype[Any]) -> dict[str, str]:
 
 def text_attribute(file: h5py.File, name: str, path: Path) -> bytes:
     """A fixed-length string; anything else is refused before it is read."""
+    import h5py
+
     if not h5py.h5a.exists(file.id, name.encode()):
         raise ShardError(f"{path}: its {name} attribute is missing or not JSON")
     attribute = h5py.h5a.open(file.id, name.encode())

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framecache.cache import ShardError, Spec
-from framecache.cache.plain_hdf5 import NotPlainError, read_layout
+from framecache.cache.plain_hdf5 import NotPlainError, _message, read_layout
 from framecache.cache.reader import list_shards
 from framecache.cache.shard import DATASETS, ShardInfo, _check, _read_plain, read_shard
 
@@ -50,6 +50,14 @@ def test_both_ways_of_reading_agree(
         assert told(plain) == told(through_hdf5)
         assert (plain.features, plain.timestamps_ms) == (through_hdf5.features, through_hdf5.timestamps_ms)
         assert plain.software == through_hdf5.software
+
+
+@pytest.mark.parametrize(
+    "kind", ["f2", "f4", "f8", "u1", "i8", "S1", "S300", [("video_id", "S5"), ("start", "i8"), ("digest", "S32")]]
+)
+def test_a_dtype_is_written_as_libhdf5_writes_it(kind: str | list[tuple[str, str]]) -> None:
+    written: bytes = h5py.h5t.py_create(np.dtype(kind), logical=True).encode()
+    assert _message(np.dtype(kind)) == written[2:]  # two bytes say that it is a datatype
 
 
 def test_libhdf5_is_not_asked_about_what_we_wrote(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
