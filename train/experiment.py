@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -29,16 +31,28 @@ if TYPE_CHECKING:
 
 GRID_DENSE = 64  # units of the projection that a flattened grid gets unless another is asked for
 _OF_THE_GRAPH = ("batch_size", *(field.name for field in fields(ModelConfig)))
+_KEPT_TRAINERS = 16  # graphs with their weights; beyond it the one not used for longest goes
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A training: its model, until the next training takes it; how it went; and the logits of every split."""
+class Scored:
+    """What a model told: the logits of every split, and how long its training took."""
+
+    logits: Mapping[str, NDArray[np.float32]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trained(Scored):
+    """A training: its model too, until the next training takes it, and how it went."""
 
     model: Any
     history: History
-    logits: Mapping[str, NDArray[np.float32]]
-    seconds: float
+
+
+def graph_key(config: FitConfig) -> tuple[Any, ...]:
+    """What two trainings on the same videos have in common if the second can use the graphs of the first."""
+    return tuple(getattr(config, name) for name in _OF_THE_GRAPH)
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,7 @@ class Experiment:
         sequences: Those of all splits, one after the other.
         batch_size: Sequences per step.
         statistics: Mean and variance per channel of the train split, ``(C,)``.
+        resident_bytes: Features up to this size are held in memory; None for the limit of a process on its own.
     """
 
     features: FeatureSet
@@ -60,6 +75,7 @@ class Experiment:
     sequences: CachedSequences
     batch_size: int
     statistics: tuple[NDArray[np.float64], NDArray[np.float64]]
+    resident_bytes: int | None = None
 
     @cached_property
     def rows(self) -> dict[str, NDArray[np.int64]]:
@@ -79,11 +95,11 @@ class Experiment:
         return self._feed_of(self.sequences)
 
     @cached_property
-    def _trainers(self) -> dict[tuple[Any, ...], Trainer]:
-        return {}
+    def _trainers(self) -> OrderedDict[tuple[Any, ...], Trainer]:
+        return OrderedDict()
 
     @cached_property
-    def _baselines(self) -> dict[tuple[int, bool], Trained]:
+    def _baselines(self) -> dict[tuple[int, bool], Scored]:
         return {}
 
     @cached_property
@@ -104,12 +120,12 @@ class Experiment:
     def build(self, config: FitConfig) -> Any:
         """A model with fresh weights, those of the seed."""
         with quiet_stderr():
-            import keras
+            import keras  # noqa: F401
             import tensorflow  # noqa: F401
 
         from framecache.train.models import build_model
 
-        keras.utils.set_random_seed(config.seed)
+        _set_seed(config)
         task, shape = self.task, self.features.feature_shape
         return build_model(config, shape, task.num_outputs, *self.statistics, task.per_frame, task.rescale)
 
@@ -134,7 +150,7 @@ class Experiment:
         trainer = self._trainer(config, self.feed)
         return self._trained(trainer, config, folder, progress, on_epoch)
 
-    def baseline(self, config: FitConfig) -> Trained:
+    def baseline(self, config: FitConfig) -> Scored:
         """The mean of all frames and a linear model, trained with the default settings; once per seed.
 
         Of frame labels, a linear model of each frame by itself.
@@ -142,7 +158,8 @@ class Experiment:
         key = (config.seed, config.class_weights)
         if key not in self._baselines:
             settings = FitConfig(model="mean", seed=config.seed, class_weights=config.class_weights)
-            self._baselines[key] = self._trained(self._trainer(settings, self._mean_feed), settings)
+            trained = self._trained(self._trainer(settings, self._mean_feed), settings)
+            self._baselines[key] = Scored(trained.logits, trained.seconds)
         return self._baselines[key]
 
     def metrics(self, logits: Mapping[str, NDArray[np.float32]]) -> dict[str, dict[str, float] | None]:
@@ -156,17 +173,20 @@ class Experiment:
     def _feed_of(self, sequences: Sequences) -> Feed:
         from framecache.train.feed import Feed
 
-        return Feed(sequences, self.targets, self.batch_size, self.task.per_frame)
+        return Feed(sequences, self.targets, self.batch_size, self.task.per_frame, self.resident_bytes)
 
     def _trainer(self, config: FitConfig, feed: Feed) -> Trainer:
         from framecache.train.trainer import Trainer
 
         model = self.build(config)
-        key = (feed is self.feed, *(getattr(config, name) for name in _OF_THE_GRAPH))
+        key = (feed is self.feed, *graph_key(config))
         if key in self._trainers:
             self._trainers[key].begin(model)
+            self._trainers.move_to_end(key)
         else:
             self._trainers[key] = Trainer(model, feed, self.task)
+            while len(self._trainers) > _KEPT_TRAINERS:
+                self._trainers.popitem(last=False)
         return self._trainers[key]
 
     def _trained(
@@ -177,14 +197,24 @@ class Experiment:
         progress: bool = False,
         on_epoch: OnEpoch | None = None,
     ) -> Trained:
-        import keras
-
         begin = time.perf_counter()
-        keras.utils.set_random_seed(config.seed)
+        _set_seed(config)
         history = trainer.train(self.rows["train"], self.rows["val"], config, folder, progress, on_epoch)
         seconds = time.perf_counter() - begin
         logits = {split: trainer.logits(rows) for split, rows in self.rows.items() if len(rows)}
-        return Trained(trainer.model, history, logits, seconds)
+        return Trained(logits, seconds, trainer.model, history)
+
+
+def _set_seed(config: FitConfig) -> None:
+    """Seeds everything random: our own models draw the seeds of their layers from Python's generator.
+
+    A user's may draw from any. TensorFlow's has a price: with it, TensorFlow forgets how to run the graphs that it has.
+    """
+    random.seed(config.seed)
+    if ":" in config.model:
+        import keras
+
+        keras.utils.set_random_seed(config.seed)
 
 
 def open_experiment(feature_set: str, config: FitConfig) -> Experiment:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from framecache.train.clips import Positions, evaluation_sequences, is_random, training_sequences
 from framecache.train.data import Sequences
 
-_RESIDENT_BYTES = 1 << 30  # features up to this size are held on the device
+RESIDENT_BYTES = 1 << 30  # features up to this size are held on the device
 _READ_AHEAD = 2  # batches
 Tensor = Any
 
@@ -42,9 +42,17 @@ class Feed:
         targets: Target of each video, ``(N, …)``; or of each frame, one video after the other, ``(F, …)``.
         batch_size: Sequences of each batch, ``B``.
         per_frame: Whether targets are those of frames.
+        resident_bytes: Features up to this size are held on the device; None for the limit of a process on its own.
     """
 
-    def __init__(self, sequences: Sequences, targets: NDArray[Any], batch_size: int, per_frame: bool = False) -> None:
+    def __init__(
+        self,
+        sequences: Sequences,
+        targets: NDArray[Any],
+        batch_size: int,
+        per_frame: bool = False,
+        resident_bytes: int | None = None,
+    ) -> None:
         self.sequences = sequences
         self.targets = targets
         self.batch_size = batch_size
@@ -59,10 +67,11 @@ class Feed:
         self._targets_on_device = tf.constant(targets)
         num_bytes = int(self.starts[-1]) * math.prod(self._shape) * self._dtype.itemsize
         self._held: Tensor | None = None
-        if num_bytes <= _RESIDENT_BYTES:
+        if num_bytes <= (RESIDENT_BYTES if resident_bytes is None else resident_bytes):
             frames = [sequences.take(row) for row in range(len(sequences.lengths))]
             padding = np.zeros((1, *self._shape), self._dtype)
             self._held = tf.constant(np.concatenate([*frames, padding]))
+        self.held_bytes = 0 if self._held is None else num_bytes
 
     def training(self, rows: NDArray[np.int64], seed: int, epoch: int) -> Iterator[Batches]:
         """An epoch over some videos, in an order that seed and epoch decide; per length that is padded to."""

@@ -20,7 +20,7 @@ from framecache.cache.projection import write_projection
 from framecache.cache.reader import FeatureSet
 from framecache.cache.spec import folder_name
 from framecache.train.config import FitConfig
-from framecache.train.experiment import Experiment, Trained, open_experiment
+from framecache.train.experiment import Experiment, Scored, Trained, open_experiment
 from framecache.train.outputs import per_class, write_figures, write_predictions
 from framecache.train.predictions import PREDICTIONS_FILE, Predictions
 from framecache.train.runs import RUN_FILE, Run
@@ -62,7 +62,7 @@ def write_run(
     experiment: Experiment,
     config: FitConfig,
     trained: Trained,
-    baseline: Trained,
+    baseline: Scored,
     seconds: Mapping[str, float],
     figures: bool = True,
 ) -> Run:
@@ -151,7 +151,7 @@ def new_folder(config: FitConfig, features: FeatureSet) -> Path:
             return folder
 
 
-def _predictions(experiment: Experiment, trained: Trained, baseline: Trained) -> Predictions:
+def _predictions(experiment: Experiment, trained: Trained, baseline: Scored) -> Predictions:
     splits = [split for split in SPLITS if split in trained.logits]
     lengths = experiment.sequences.lengths if experiment.task.per_frame else None
     return Predictions(

@@ -189,9 +189,9 @@ def _torch_step(sequences: CachedSequences, units: int) -> Work:
 def _inputs(sequences: CachedSequences) -> Iterator[Row]:
     """What it costs to gather batches, against a batch held ready, and to read them ahead where they do not fit."""
     gathered, one_batch = ours(sequences, [keras.layers.LSTM(128)]), _one_batch(sequences)
-    limit, feed._RESIDENT_BYTES = feed._RESIDENT_BYTES, 0
+    limit, feed.RESIDENT_BYTES = feed.RESIDENT_BYTES, 0
     streamed = ours(sequences, [keras.layers.LSTM(128)])
-    feed._RESIDENT_BYTES = limit
+    feed.RESIDENT_BYTES = limit
     rates = take_turns({"held": gathered, "ready": one_batch, "streamed": streamed}, repeats=7)
     yield Row(
         "batches gathered by the graph: against one held ready", "sequences/s", rates["held"], rates["ready"], 0.9

@@ -53,7 +53,7 @@ def order_of(batches: Feed, rows: list[int], seed: int, epoch: int) -> list[tupl
 def test_batches_hold_the_videos_asked_for_in_their_order(
     data: Data, resident_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_RESIDENT_BYTES", resident_bytes)
+    monkeypatch.setattr(feed, "RESIDENT_BYTES", resident_bytes)
     videos = sequences(data)
     expected = []
     order = [7, 2, 9, 0, 3]
