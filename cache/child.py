@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 _GRACE_SECONDS = 2.0
@@ -58,6 +59,10 @@ class Child:
             raise TimeoutError
         return connection.recv_bytes()
 
+    def fileno(self) -> int:
+        """So that one can wait for several, with :func:`multiprocessing.connection.wait`."""
+        return self._connect().fileno()
+
     def kill(self) -> None:
         """Ends the process for good, from any thread; whoever waits for its answer gets EOFError."""
         with self._lock:
@@ -100,16 +105,18 @@ class Child:
 
 def serve(answer: Callable[[bytes], Iterable[bytes]]) -> None:
     """The child's side: answers each message with some others, until the parent hangs up or dies."""
+    with connect() as connection, suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            for message in answer(connection.recv_bytes()):
+                connection.send_bytes(message)
+
+
+def connect() -> Connection:
+    """The child's side: what leads to the parent, without whom this process ends."""
     if sys.platform == "linux":  # the kernel ends this process, whatever hangs in it
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
-    with Connection(int(sys.argv[1])) as connection:
-        try:
-            while True:
-                for message in answer(connection.recv_bytes()):
-                    connection.send_bytes(message)
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return
+    return Connection(int(sys.argv[1]))
 
 
 def _end_with_parent(parent: int) -> None:

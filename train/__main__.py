@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from framecache.cache.cli import OK, SOME_FAILED, make_app, run
+from framecache.cache.cli import INTERRUPTED, OK, SOME_FAILED, make_app, run
 from framecache.cache.errors import InputError
 from framecache.train.config import FitConfig
 from framecache.train.fidelity import FidelityConfig, compare_fidelity
@@ -22,6 +22,7 @@ app = make_app(
     "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/manifest.csv\n"
     "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/ --model bilstm --units 128\n"
     "Example: framecache-train fidelity efficientnet-lite0.gap efficientnet-lite0.gap.pca=64 --manifest videos/m.csv\n"
+    "Example: framecache-train sweep experiments.toml\n"
     "Example: framecache-train compare --filter units=64 --out comparison",
 )
 _SHOWN = 5  # of the videos left out
@@ -84,6 +85,54 @@ def fidelity_command(
         print(report.folder)
         print(format_table(report))
     return OK
+
+
+@app.command(name="sweep")
+def sweep_command(
+    file: Annotated[Path, Parameter(help="TOML file with what is searched.")],
+    /,
+    *,
+    workers: Annotated[int, Parameter(help="Processes, each with one thread; 0 for one a core, or two a GPU.")] = 0,
+    retry_failed: Annotated[bool, Parameter(negative="", help="Train trials again that failed earlier.")] = False,
+    json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print all trials as JSON.")] = False,
+) -> int:
+    """Train many runs, one a core, and rank them on val; the same command goes on after an interrupt or a kill.
+
+    The file has any setting of fit at its top, the feature sets, and the axes that are searched:
+
+        manifest = "videos/manifest.csv"
+        sets = ["efficientnet-lite0.gap", "efficientnet-lite0.gmp"]
+        seeds = 5                      # 0 to 4; or a list
+        pruning = "none"               # or median, halving: trials that fall behind on val end early
+        epochs = 100
+
+        [grid]                         # all combinations
+        model = ["lstm", "gru"]
+        units = [32, 64]
+
+    or, instead of [grid], [random] or [tpe] (values near the best ones so far) with a number of configurations:
+
+        [tpe]
+        trials = 40
+        model = ["lstm", "gru"]
+        units = {low = 32, high = 256, step = 32}
+        learning_rate = {log = [1e-4, 1e-2]}
+        dropout = {low = 0.0, high = 0.6}
+
+    Each trial is a run in RUNS/NAME (name = …, by default that of the file) and is trained with each seed. The best
+    configuration has the best mean of accuracy (mAP, MAE) on val at the epochs that were kept, then the lowest loss;
+    its score on test is told once, at the end. Only trials, seeds and values of a grid may be added to the file later.
+    """
+    from framecache.train.sweep import sweep
+    from framecache.train.sweep_table import format_sweep, sweep_json
+
+    try:
+        swept = sweep(file, workers, retry_failed, progress=True)
+    except KeyboardInterrupt as interrupt:
+        print(f"error: {interrupt}", file=sys.stderr)
+        return INTERRUPTED
+    print(json.dumps(sweep_json(swept), indent=2, ensure_ascii=False) if json_output else format_sweep(swept))
+    return SOME_FAILED if swept.count("failed") else OK
 
 
 @app.command(name="compare")
