@@ -54,6 +54,8 @@ class FidelityConfig(FitConfig):
         super().__post_init__()
         if not 1 <= self.num_seeds <= (1 << 32) - self.seed:
             raise InputError(f"--num-seeds {self.num_seeds}: expected at least 1, and seeds below {1 << 32}")
+        if self.task != "classification":
+            raise InputError(f"--task {self.task}: expected classification; sets are compared by their accuracy")
 
     @property
     def folder(self) -> Path:

@@ -17,12 +17,17 @@ import tensorflow as tf
 from framecache.cache.errors import InputError
 from framecache.cache.manifest import Video
 from framecache.cache.store import open_cache
-from framecache.train.config import FitConfig
+from framecache.train.config import ClipConfig, FitConfig
+from framecache.train.data import CachedSequences
+from framecache.train.feed import Feed
+from framecache.train.fidelity import FidelityConfig
 from framecache.train.fit import Run, fit
 from framecache.train.labels import label_videos
+from framecache.train.models import build_model
 from framecache.train.predictions import read_predictions
 from framecache.train.splits import LabeledVideos
 from framecache.train.tasks import TASKS, Classification, Frames, Multilabel, Regression, Task, make_task
+from framecache.train.trainer import Trainer
 
 from .conftest import Data
 
@@ -290,6 +295,23 @@ def test_frames_without_a_label_and_padding_weigh_nothing() -> None:
     assert task.metrics(logits[0], targets[0], np.array([4]))["edit"] in (0.0, 0.5, 1.0)
 
 
+def test_each_frame_is_told_by_all_windows_that_hold_it_and_padding_has_no_target(data: Data) -> None:
+    features = open_cache(data.cache)[data.name]
+    videos = CachedSequences(features, features.video_ids[:10], ClipConfig(max_len=5, clip="windows", stride=2))
+    targets = np.arange(videos.lengths.sum()) % 2
+    feed = Feed(videos, targets, 4, per_frame=True)
+    model = build_model(FitConfig(model="mean"), (8,), 2, np.zeros(8), np.ones(8), per_frame=True)
+    rows = np.array([7, 2, 4])
+    frames = [videos.take(int(row)).astype(np.float32) for row in rows]
+    alone = [model({"features": one[None], "mask": np.ones((1, len(one)), bool)})[0] for one in frames]
+    found = Trainer(model, feed, Frames("ab")).logits(rows)
+    np.testing.assert_allclose(found, np.concatenate(alone), atol=1e-5)
+    for plan in feed.evaluation(rows):
+        for batch in feed.each(plan):
+            inputs, batch_targets, _ = feed.take(plan, batch)
+            assert ((batch_targets.numpy() == -1) == ~inputs["mask"].numpy()).all()
+
+
 def test_each_name_of_a_task_makes_it() -> None:
     assert {name: task.name for name, task in TASKS.items()} == {name: name for name in TASKS}
     task = make_task(FitConfig(top_k=1), LabeledVideos(("a", "b"), {}, {}))
@@ -314,3 +336,8 @@ def test_each_name_of_a_task_makes_it() -> None:
 def test_settings_that_a_task_cannot_have_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         FitConfig(**change)
+
+
+def test_feature_sets_are_compared_by_the_accuracy_of_classes_only() -> None:
+    with pytest.raises(InputError, match="--task frames: expected classification"):
+        FidelityConfig(task="frames", max_len=0)
