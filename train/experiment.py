@@ -173,7 +173,10 @@ class Experiment:
     def _feed_of(self, sequences: Sequences) -> Feed:
         from framecache.train.feed import Feed
 
-        return Feed(sequences, self.targets, self.batch_size, self.task.per_frame, self.resident_bytes)
+        from framecache.train.models import standardisation
+
+        standardise = standardisation(*self.statistics)
+        return Feed(sequences, self.targets, self.batch_size, self.task.per_frame, self.resident_bytes, standardise)
 
     def _trainer(self, config: FitConfig, feed: Feed) -> Trainer:
         from framecache.train.trainer import Trainer

@@ -43,6 +43,11 @@ class Feed:
         batch_size: Sequences of each batch, ``B``.
         per_frame: Whether targets are those of frames.
         resident_bytes: Features up to this size are held on the device; None for the limit of a process on its own.
+        standardise: The layer that all models begin with, if they do: applied once to what is held, in float32, where
+            that fits, so that no step has to.
+
+    Attributes:
+        is_standardised: Whether it was.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Feed:
         batch_size: int,
         per_frame: bool = False,
         resident_bytes: int | None = None,
+        standardise: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.sequences = sequences
         self.targets = targets
@@ -65,12 +71,17 @@ class Feed:
         if per_frame:  # padding has no target
             targets = np.concatenate([targets, np.full_like(targets[:1], -1)])
         self._targets_on_device = tf.constant(targets)
-        num_bytes = int(self.starts[-1]) * math.prod(self._shape) * self._dtype.itemsize
+        count = int(self.starts[-1]) * math.prod(self._shape)
+        limit = RESIDENT_BYTES if resident_bytes is None else resident_bytes
+        self.is_standardised = standardise is not None and count * np.dtype(np.float32).itemsize <= limit
+        num_bytes = count * (np.dtype(np.float32) if self.is_standardised else self._dtype).itemsize
         self._held: Tensor | None = None
-        if num_bytes <= (RESIDENT_BYTES if resident_bytes is None else resident_bytes):
+        if num_bytes <= limit:
             frames = [sequences.take(row) for row in range(len(sequences.lengths))]
             padding = np.zeros((1, *self._shape), self._dtype)
             self._held = tf.constant(np.concatenate([*frames, padding]))
+            if standardise is not None and self.is_standardised:
+                self._held = standardise(tf.cast(self._held, tf.float32))
         self.held_bytes = 0 if self._held is None else num_bytes
 
     def training(self, rows: NDArray[np.int64], seed: int, epoch: int) -> Iterator[Batches]:
@@ -112,7 +123,7 @@ class Feed:
         """Within a graph: one of the batches as inputs of the model.
 
         Returns:
-            ``features (B, T, *feature_shape)`` float32 and ``mask (B, T)`` bool; targets ``(B, …)``, of frames
+            ``features (B, T, *feature_shape)`` float32, standardised if :attr:`is_standardised`, and ``mask (B, T)`` bool; targets ``(B, …)``, of frames
             ``(B, T, …)``, -1 for padding; and which rows are videos, ``(B,)`` bool.
         """
         if self._held is None:

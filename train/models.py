@@ -67,6 +67,11 @@ _SUMMARIES: dict[str, Callable[[Tensor, Tensor, ModelConfig, bool], Tensor]] = {
 }
 
 
+def standardisation(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> Any:
+    """The layer that every model begins with; mean and variance ``(C,)`` are those of the train split."""
+    return layers.Normalization(axis=-1, mean=mean, variance=variance, name="standardise")
+
+
 def build_model(
     config: ModelConfig,
     feature_shape: tuple[int, ...],
@@ -96,7 +101,7 @@ def build_model(
 
     features = keras.Input((None, *feature_shape), name="features")
     mask = keras.Input((None,), dtype="bool", name="mask")
-    x = layers.Normalization(axis=-1, mean=mean, variance=variance, name="standardise")(features)
+    x = standardisation(mean, variance)(features)
     if config.noise:
         x = layers.GaussianNoise(config.noise, name="noise")(x)
     if config.feature_dropout:

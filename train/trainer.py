@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from framecache.cache.errors import InputError
+from framecache.train.adam import Adam
 from framecache.train.config import FitConfig
 from framecache.train.feed import Batches, Feed
 from framecache.train.history import HistoryWriter
@@ -74,7 +75,7 @@ class Trainer:
         self._feed = feed
         self._task = task
         self._weights = tf.Variable(tf.ones(task.num_outputs))
-        self._optimizer = keras.optimizers.Adam()
+        self._optimizer = Adam()
         self._optimizer.build(model.trainable_variables)
         self._epoch = tf.function(self._train_epoch, reduce_retracing=True)
         self._logits = tf.function(self._compute_logits, reduce_retracing=True)
@@ -215,16 +216,27 @@ class Trainer:
         """Sums of the losses and scores of a batch; the step is by the mean of the losses over ``B``."""
         inputs, targets, is_video = self._feed.take(batches, batch)
         with tf.GradientTape() as tape:
-            logits = self.model(inputs, training=True)
+            logits = self._told(inputs, training=True)
             loss = tf.reduce_sum(tf.where(is_video, self._task.losses(logits, targets, self._weights), 0.0))
             mean = loss / self._feed.batch_size + sum(self.model.losses)
         gradients = tape.gradient(mean, [variable.value for variable in self.model.trainable_variables])
         self._optimizer.apply(gradients)
         return loss, tf.reduce_sum(tf.where(is_video, self._task.scores(logits, targets), 0.0))
 
+    def _told(self, inputs: Mapping[str, Any], training: bool) -> Any:
+        """Within a graph: what the model makes of a batch, whose features may be standardised already."""
+        if not self._feed.is_standardised:
+            return self.model(inputs, training=training)
+        layer = self.model.get_layer("standardise")
+        layer.call = lambda features: features  # of this object only, and while it is traced
+        try:
+            return self.model(inputs, training=training)
+        finally:
+            del layer.call
+
     def _compute_logits(self, batches: Batches) -> Any:
         found = tf.TensorArray(tf.float32, 0, dynamic_size=True)
         for batch in self._feed.each(batches):
             inputs, *_ = self._feed.take(batches, batch)
-            found = found.write(found.size(), self.model(inputs, training=False))
+            found = found.write(found.size(), self._told(inputs, training=False))
         return found.concat()
