@@ -20,7 +20,8 @@ from tqdm import tqdm
 from framecache.cache.errors import InputError
 from framecache.train.dispatch import Dispatcher
 from framecache.train.runs import Run, open_run
-from framecache.train.search import SET, Choice, Sweep, read_sweep
+from framecache.train.search import SET, Choice, Sweep
+from framecache.train.sweep_file import read_sweep
 from framecache.train.sweep_folder import (
     SweepData,
     configuration_of,

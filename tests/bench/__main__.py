@@ -15,7 +15,7 @@ from pathlib import Path
 from measure import Row, measure_section
 from table import plot_rows, print_rows, write_json
 
-SECTIONS = ("extraction", "deriving", "reading", "training")
+SECTIONS = ("extraction", "deriving", "reading", "training", "sweeping")
 _BUILD = Path(__file__).parents[2] / "build"
 
 

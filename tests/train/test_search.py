@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from framecache.cache.errors import InputError
-from framecache.train.search import Choice, Range, Sweep, check_trials, parse_sweep, read_sweep, require_extension
+from framecache.train.search import Choice, Range, Sweep, check_trials, require_extension
 from framecache.train.study import draw_all
+from framecache.train.sweep_file import parse_sweep, read_sweep
 
 SETS = {"sets": ["toy.gap"]}
 
