@@ -10,7 +10,7 @@ import tensorflow as tf
 Tensor = Any
 
 
-class Adam(keras.optimizers.Adam):
+class Adam(keras.optimizers.Adam):  # type: ignore[misc]
     """:class:`keras.optimizers.Adam` (Kingma and Ba 2015, with its epsilon), by TensorFlow's kernel for it."""
 
     def update_step(self, gradient: Tensor, variable: tf.Variable, learning_rate: Tensor) -> None:

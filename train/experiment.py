@@ -172,7 +172,6 @@ class Experiment:
 
     def _feed_of(self, sequences: Sequences) -> Feed:
         from framecache.train.feed import Feed
-
         from framecache.train.models import standardisation
 
         standardise = standardisation(*self.statistics)

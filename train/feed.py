@@ -123,8 +123,8 @@ class Feed:
         """Within a graph: one of the batches as inputs of the model.
 
         Returns:
-            ``features (B, T, *feature_shape)`` float32, standardised if :attr:`is_standardised`, and ``mask (B, T)`` bool; targets ``(B, …)``, of frames
-            ``(B, T, …)``, -1 for padding; and which rows are videos, ``(B,)`` bool.
+            ``features (B, T, *feature_shape)`` float32, standardised if :attr:`is_standardised`; ``mask (B, T)`` bool;
+            targets ``(B, …)``, of frames ``(B, T, …)``, -1 for padding; and which rows are videos, ``(B,)`` bool.
         """
         if self._held is None:
             rows, positions, features = batch
