@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import tensorflow as tf
+from framecache.train.events import EventWriter
+from framecache.train.runs import EVENTS_FOLDER
 
 
 class HistoryWriter:
-    """Writes each epoch's measures as they come.
+    """Writes each epoch's measures as they come, in place of what an interrupted training wrote.
 
     Args:
         folder: The run's; None to write nothing.
+        before: Measures of the epochs that were trained before, by name; they are written anew.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, before: Mapping[str, Sequence[float]] | None = None) -> None:
         self._folder = folder
+        self._before = before or {}
         self._stack = ExitStack()
         self._table: Any = None
-        self._events: dict[str, Any] = {}
+        self._events: dict[str, EventWriter] = {}
 
     def __enter__(self) -> Self:
         if self._folder is not None:
             stream = (self._folder / "history.csv").open("w", newline="", encoding="utf-8", buffering=1)
             self._table = csv.writer(self._stack.enter_context(stream))
+            shutil.rmtree(self._folder / EVENTS_FOLDER, ignore_errors=True)
             for split in ("train", "validation"):  # as Keras names them
-                self._events[split] = tf.summary.create_file_writer(str(self._folder / "tensorboard" / split))
+                self._events[split] = EventWriter(self._folder / EVENTS_FOLDER / split)
                 self._stack.callback(self._events[split].close)
+            for epoch, values in enumerate(zip(*self._before.values(), strict=True), 1):
+                self.write(epoch, dict(zip(self._before, values, strict=True)))
         return self
 
     def __exit__(
@@ -46,7 +53,12 @@ class HistoryWriter:
         if epoch == 1:
             self._table.writerow(["epoch", *measures])
         self._table.writerow([epoch, *measures.values()])
-        for name, value in measures.items():
-            split = "validation" if name.startswith("val_") else "train"
-            with self._events[split].as_default(epoch):
-                tf.summary.scalar(f"epoch_{name.removeprefix('val_')}", value)
+        for split, events in self._events.items():
+            events.scalars(
+                epoch,
+                {
+                    f"epoch_{name.removeprefix('val_')}": value
+                    for name, value in measures.items()
+                    if name.startswith("val_") == (split == "validation")
+                },
+            )

@@ -12,8 +12,11 @@ from framecache.cache.errors import InputError
 from framecache.cache.reader import FeatureSet
 from framecache.cache.spec import Spec, require_same_spec
 from framecache.cache.store import open_cache
+from framecache.train.config import FitConfig
+from framecache.train.search import DEFAULTS, typed
 
 RUN_FILE = "run.json"
+EVENTS_FOLDER = "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,28 @@ class Run:
 
     folder: Path
     record: Mapping[str, Any]
+
+    def config(self) -> FitConfig:
+        """The settings; those that did not exist yet when it was trained have their defaults.
+
+        The number of threads is the one that it had.
+
+        Raises:
+            InputError: The ``run.json`` holds none, or some that are unknown or wrong.
+        """
+        where = self.folder / RUN_FILE
+        stored, machine = self.record.get("config"), self.record.get("machine")
+        if not isinstance(stored, dict):
+            raise InputError(f"{where}: expected the settings of the run, found none; train it again")
+        unknown = sorted(stored.keys() - DEFAULTS.keys())
+        if unknown:
+            raise InputError(f"{where}: its setting {unknown[0]!r} is unknown here; a newer framecache may know it")
+        if isinstance(machine, dict) and "threads" in machine:
+            stored = {**stored, "threads": machine["threads"]}
+        try:
+            return FitConfig(**{name: typed(name, value) for name, value in stored.items() if value is not None})
+        except InputError as error:
+            raise InputError(f"{where}: its settings are wrong ({error}); train it again") from error
 
     def open_features(self, cache: str | Path = "features") -> FeatureSet:
         """The feature set that this run was trained on.
