@@ -182,6 +182,7 @@ class FitConfig(TaskConfig, SplitConfig, ClipConfig, ModelConfig):
         learning_rate: Step size of Adam.
         class_weights: Weigh classes inversely to their frequency; of several labels, each where it is true.
         seed: Seed of everything random: initial weights, order, dropout, dealt splits.
+        threads: Of TensorFlow; 0 for one for each core. With another number, sums may be rounded otherwise.
     """
 
     manifest: Path | None = None
@@ -195,6 +196,7 @@ class FitConfig(TaskConfig, SplitConfig, ClipConfig, ModelConfig):
     learning_rate: float = 1e-3
     class_weights: bool = False
     seed: int = 0
+    threads: int = 0
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
@@ -210,6 +212,8 @@ class FitConfig(TaskConfig, SplitConfig, ClipConfig, ModelConfig):
             raise InputError(f"--learning-rate {self.learning_rate:g}: expected a positive number")
         if not 0 <= self.seed < 1 << 32:
             raise InputError(f"--seed {self.seed}: expected 0 to {(1 << 32) - 1}")
+        if self.threads < 0:
+            raise InputError(f"--threads {self.threads}: expected at least 1, or 0 for one for each core")
         if self.name is not None and not _is_folder_name(self.name):
             raise InputError(
                 f"--name {self.name[:_MAX_NAME]!r}: expected the plain name of a folder, without slashes or control "

@@ -26,6 +26,7 @@ from framecache.train.tasks import Task, make_task
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from framecache.train.checkpoint import Checkpoint
     from framecache.train.feed import Feed
     from framecache.train.trainer import History, OnEpoch, Trainer
 
@@ -135,6 +136,7 @@ class Experiment:
         folder: Path | None = None,
         progress: bool = False,
         on_epoch: OnEpoch | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Trained:
         """Trains a model; where only numbers differ from an earlier training, its graphs are used again.
 
@@ -143,12 +145,13 @@ class Experiment:
             folder: Where the history goes while it comes; None for nowhere.
             progress: Whether to show a progress bar, on a terminal.
             on_epoch: Called after each epoch with its measures; may raise to end the training.
+            checkpoint: Where an interrupted training goes on from; None for none.
 
         Raises:
             InputError: The loss is no longer a number.
         """
         trainer = self._trainer(config, self.feed)
-        return self._trained(trainer, config, folder, progress, on_epoch)
+        return self._trained(trainer, config, folder, progress, on_epoch, checkpoint)
 
     def baseline(self, config: FitConfig) -> Scored:
         """The mean of all frames and a linear model, trained with the default settings; once per seed.
@@ -198,10 +201,12 @@ class Experiment:
         folder: Path | None = None,
         progress: bool = False,
         on_epoch: OnEpoch | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Trained:
         begin = time.perf_counter()
         _set_seed(config)
-        history = trainer.train(self.rows["train"], self.rows["val"], config, folder, progress, on_epoch)
+        rows = self.rows
+        history = trainer.train(rows["train"], rows["val"], config, folder, progress, on_epoch, checkpoint)
         seconds = time.perf_counter() - begin
         logits = {split: trainer.logits(rows) for split, rows in self.rows.items() if len(rows)}
         return Trained(logits, seconds, trainer.model, history)

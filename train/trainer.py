@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from framecache.cache.errors import InputError
 from framecache.train.adam import Adam
+from framecache.train.checkpoint import Checkpoint, TrainingState, held_interrupts
 from framecache.train.config import FitConfig
 from framecache.train.feed import Batches, Feed
 from framecache.train.history import HistoryWriter
@@ -35,11 +37,13 @@ class History:
             each epoch.
         best_epoch: The epoch whose weights were kept, counted from 1.
         epoch_seconds: Wall time of each epoch; that of the first includes tracing and compiling the graphs.
+        starts: Epochs that were the first of their process, counted from 1; several after interruptions.
     """
 
     measures: Mapping[str, Sequence[float]]
     best_epoch: int
     epoch_seconds: Sequence[float]
+    starts: Sequence[int] = (1,)
 
     @property
     def num_epochs(self) -> int:
@@ -48,9 +52,10 @@ class History:
 
     @property
     def compile_seconds(self) -> float:
-        """What the first epoch took beyond the median of the others: tracing and compiling."""
-        first, *others = self.epoch_seconds
-        return max(0.0, first - statistics.median(others)) if others else 0.0
+        """What the first epoch of each process took beyond the median of the others: tracing and compiling."""
+        firsts = [self.epoch_seconds[start - 1] for start in self.starts if start <= self.num_epochs]
+        others = [seconds for epoch, seconds in enumerate(self.epoch_seconds, 1) if epoch not in self.starts]
+        return sum(max(0.0, first - statistics.median(others)) for first in firsts) if others else 0.0
 
     @property
     def train_seconds(self) -> float:
@@ -97,6 +102,7 @@ class Trainer:
         folder: Path | None = None,
         progress: bool = False,
         on_epoch: OnEpoch | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> History:
         """Trains until the loss on val stops falling; the model ends with its best weights.
 
@@ -107,42 +113,55 @@ class Trainer:
             folder: Where ``history.csv`` and TensorBoard's events go; None for nowhere.
             progress: Whether to show a progress bar, on a terminal.
             on_epoch: Called after each epoch, counted from 1, with its measures; may raise to end the training.
+            checkpoint: Where it goes on from, if there is one, to the same numbers; and is saved to now and then.
 
         Raises:
             InputError: The loss is no longer a number.
+            KeyboardInterrupt: After the epoch under way, which is saved if there is a checkpoint.
         """
         self._optimizer.learning_rate.assign(config.learning_rate)
         self._weights.assign(self._task.weights(self._feed.targets_of(train), config.class_weights))
+        variables = [*self.model.variables, *self._optimizer.variables]
+        state = (checkpoint and checkpoint.load(variables)) or TrainingState(best_weights=self.model.get_weights())
+        state.starts.append(state.epoch + 1)
         measure = self._task.measure
-        measures: dict[str, list[float]] = {}
-        best_loss, best_epoch, best_weights = np.inf, 0, self.model.get_weights()
-        seconds: list[float] = []
         with (
-            HistoryWriter(folder) as history,
-            tqdm(total=config.epochs, unit="epoch", desc=self.model.name, disable=None if progress else True) as bar,
+            HistoryWriter(folder, state.measures) as history,
+            tqdm(
+                total=config.epochs,
+                initial=state.epoch,
+                unit="epoch",
+                desc=self.model.name,
+                disable=None if progress else True,
+            ) as bar,
+            held_interrupts() if checkpoint is not None else nullcontext(lambda: False) as is_interrupted,
         ):
-            for epoch in range(1, config.epochs + 1):
+            while state.epoch < min(config.epochs, state.best_epoch + config.patience):
                 begin = time.perf_counter()
+                epoch = state.epoch + 1
                 found = self.run_epoch(train, config.seed, epoch) | self._on_val(val)
-                seconds.append(time.perf_counter() - begin)
                 if not np.isfinite([found["loss"], found["val_loss"]]).all():
                     raise InputError(
                         f"the loss is {found['loss']:g} (val {found['val_loss']:g}) after epoch {epoch}; training "
                         f"diverges at --learning-rate {config.learning_rate:g}: try a smaller one"
                     )
                 for name, value in found.items():
-                    measures.setdefault(name, []).append(value)
+                    state.measures.setdefault(name, []).append(value)
+                if found["val_loss"] < state.best_loss - _MIN_DELTA:
+                    state.best_loss, state.best_epoch = found["val_loss"], epoch
+                    state.best_weights = self.model.get_weights()
+                state.seconds.append(time.perf_counter() - begin)
                 history.write(epoch, found)
                 bar.set_postfix_str(f"loss {found['loss']:.3f}, val {measure} {found[f'val_{measure}']:.3f}")
                 bar.update()
                 if on_epoch is not None:
                     on_epoch(epoch, found)
-                if found["val_loss"] < best_loss - _MIN_DELTA:
-                    best_loss, best_epoch, best_weights = found["val_loss"], epoch, self.model.get_weights()
-                elif epoch >= best_epoch + config.patience:
-                    break
-        self.model.set_weights(best_weights)
-        return History(measures, best_epoch, seconds)
+                if checkpoint is not None:
+                    checkpoint.save_if_due(state, variables, is_interrupted())
+                if is_interrupted():
+                    raise KeyboardInterrupt
+        self.model.set_weights(state.best_weights)
+        return History(state.measures, state.best_epoch, state.seconds, state.starts)
 
     def logits(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of some of the feed's videos, means over their sequences.

@@ -35,6 +35,7 @@ RUN_FILES = {
     "model.keras",
     "history.csv",
     "predictions.csv",
+    "splits.csv",
     "logits.npz",
     "confusion.png",
     "learning-curve.png",
