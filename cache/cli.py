@@ -92,7 +92,7 @@ def _take_config(app: App, words: list[str]) -> list[str]:
             config.config  # noqa: B018  (reads the file)
         except (CycloptsError, ValueError) as error:
             raise InputError(f"--config {path}: not TOML ({error})") from error
-        app.config = (config,)
+        app.config = (config, *(app.config or ()))  # what comes first wins
     return rest
 
 

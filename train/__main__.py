@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +16,18 @@ from framecache.cache.errors import InputError
 from framecache.train.config import FitConfig
 from framecache.train.fidelity import FidelityConfig, compare_fidelity
 from framecache.train.fidelity_table import format_markdown, format_table
-from framecache.train.fit import fit
+from framecache.train.fit import fit, fit_folds
+from framecache.train.leakage import NearDuplicate
+from framecache.train.leakage import told as told_near_duplicates
+from framecache.train.repeat import repeated_set, settings_of_run
+from framecache.train.runs import Run
 
 app = make_app(
     "framecache-train",
     "Train sequence models on cached features.\n\n"
     "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/manifest.csv\n"
     "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/ --model bilstm --units 128\n"
+    "Example: framecache-train fit --from runs/efficientnet-lite0.gap-lstm-seed0 --set units=64\n"
     "Example: framecache-train fidelity efficientnet-lite0.gap efficientnet-lite0.gap.pca=64 --manifest videos/m.csv\n"
     "Example: framecache-train sweep experiments.toml\n"
     "Example: framecache-train compare --filter units=64 --out comparison",
@@ -29,23 +36,53 @@ _SHOWN = 5  # of the videos left out
 _TOLD = {"map": "mAP", "mae": "MAE", "r2": "R²", "accuracy": "accuracy", "edit": "edit", "macro_f1": "macro F1"}
 
 
+app.config = (settings_of_run,)
+
+
 @app.command(name="fit")
 def fit_command(
     feature_set: Annotated[
-        str, Parameter(name="set", help="Feature set: its name, with or without fingerprint, or a prefix.")
-    ],
+        str | None, Parameter(name="set", help="Feature set: its name, with or without fingerprint, or a prefix.")
+    ] = None,
     /,
     *,
     config: Annotated[FitConfig | None, Parameter(name="*")] = None,
+    repeated: Annotated[
+        Path | None, Parameter(name="--from", help="Repeat this run: feature set and settings are those that it had.")
+    ] = None,
+    changes: Annotated[
+        tuple[str, ...], Parameter(name="--set", help="field=value: a setting that is to be another; or use its flag.")
+    ] = (),
     json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print run.json.")] = False,
 ) -> int:
-    """Train a model, and the mean-pool baseline beside it."""
-    finished = fit(feature_set, config or FitConfig(), progress=True)
-    record = finished.record
+    """Train a model, and the mean-pool baseline beside it; the same command goes on after an interrupt or a kill.
+
+    Its numbers are the same each time, to the last bit. With --folds and without --fold, a run of each fold.
+    """
+    config = config or FitConfig()
+    if repeated is not None:
+        feature_set = repeated_set(repeated, feature_set, config)
+    if feature_set is None:
+        raise InputError("fit: expected the name of a feature set, or --from RUN; framecache ls lists what there is")
+    is_every_fold = config.folds > 0 and not config.fold
+    runs = fit_folds(feature_set, config, True) if is_every_fold else [fit(feature_set, config, progress=True)]
     if json_output:
-        print(json.dumps({"run": str(finished.folder), **record}, indent=2, ensure_ascii=False))
+        records = [{"run": str(finished.folder), **finished.record} for finished in runs]
+        print(json.dumps(records if is_every_fold else records[0], indent=2, ensure_ascii=False))
         return OK
+    for finished in runs:
+        _print_run(finished)
+    if is_every_fold:
+        print(_told_folds([finished.record for finished in runs]))
+    return OK
+
+
+def _print_run(finished: Run) -> None:
+    record = finished.record
     counts = record["num_videos"]
+    near = [NearDuplicate(**each) for each in record["near_duplicates"] or ()]
+    for line in told_near_duplicates(near, counts["val"] + counts.get("test", 0)):
+        print(line, file=sys.stderr)
     print(finished.folder)
     for video_id, reason in list(record["left_out"].items())[:_SHOWN]:
         print(f"left out: {video_id}: {reason}")
@@ -56,10 +93,9 @@ def fit_command(
         print(f"{name:15s} {'; '.join(told)}")
     seconds = record["seconds"]
     print(
-        f"{record['epochs']} epochs in {seconds['train']:.1f} s, after {seconds['load'] + seconds['compile']:.1f} s "
-        f"of start-up; trained on {counts['train']} videos"
+        f"{record['epochs']} epochs in {seconds['train']:.1f} s, the best one was {record['best_epoch']}; "
+        f"{seconds['load'] + seconds['compile']:.1f} s of start-up; trained on {counts['train']} videos"
     )
-    return OK
 
 
 @app.command(name="fidelity")
@@ -181,6 +217,18 @@ def compare_command(
     if out is not None:
         print(f"written: {out / 'report.html'}", file=sys.stderr if chosen else sys.stdout)
     return SOME_FAILED if compared.unreadable else OK
+
+
+def _told_folds(records: Sequence[Mapping[str, Any]]) -> str:
+    """Mean and standard deviation over the runs of all folds, of the split on which each fold is judged."""
+    split = "test" if all(record["metrics"]["test"] for record in records) else "val"
+    measure = records[0]["measure"]
+    lines = []
+    for name, key in ((records[0]["config"]["model"], "metrics"), ("mean baseline", "baseline")):
+        values = [record[key][split][measure] for record in records]
+        spread = f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
+        lines.append(f"{name:15s} {split} {_TOLD.get(measure, measure)} {spread} over {len(values)} folds")
+    return "\n".join(lines)
 
 
 def _told(split: str, metrics: dict[str, Any], count: int) -> str:
