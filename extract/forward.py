@@ -33,18 +33,12 @@ def forward_module(
 
     The keys, in sorted order, are in the order of ``outputs``.
     """
-    import keras
     import tensorflow as tf
 
     taps = list(dict.fromkeys(tap for tap, _ in outputs))
-    graph, geometry = backbone.graph, backbone.geometry
-    network = keras.Model(graph.frames, [graph.outputs[tap] for tap in taps])
-
-    if device is not None or precision != "float32":
-        with tf.device(device):
-            copy = _copied(network, precision)
-        copy.set_weights(network.get_weights())
-        network = copy
+    geometry = backbone.geometry
+    with tf.device(device):
+        network = tapped_network(backbone, taps, precision, copy=device is not None)
 
     def run(frames: Any) -> dict[str, Any]:
         with tf.device(device):
@@ -63,6 +57,26 @@ def forward_module(
     shape = (batch_size, geometry.height, geometry.width, 3)
     module.run = tf.function(run, input_signature=[tf.TensorSpec(shape, tf.uint8, name="frames")])
     return module
+
+
+def tapped_network(backbone: Backbone, taps: Sequence[str], precision: str = "float32", copy: bool = False) -> Any:
+    """The Keras model from normalised frames to the maps of some layers, in their order.
+
+    Args:
+        backbone: The CNN.
+        taps: Names of layers.
+        precision: Of the layers; with another than ``float32`` it is a copy.
+        copy: Whether to give it layers and weights of its own.
+    """
+    import keras
+
+    graph = backbone.graph
+    network = keras.Model(graph.frames, [graph.outputs[tap] for tap in taps])
+    if not copy and precision == "float32":
+        return network
+    copied = _copied(network, precision)
+    copied.set_weights(network.get_weights())
+    return copied
 
 
 def _copied(network: Any, precision: str) -> Any:

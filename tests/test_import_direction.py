@@ -18,8 +18,9 @@ FORBIDDEN = {
     "extract": ("framecache.train",),
     "train": ("framecache.extract",),
 }
-SERVING = ROOT / "train" / "serve.py"  # new videos and export: the one module of training that may extract
-FILES = [path for room in FORBIDDEN for path in sorted((ROOT / room).rglob("*.py")) if path != SERVING]
+# New videos and export: the modules of training that may extract.
+SERVING = {ROOT / "train" / name for name in ("serving.py", "exported.py")}
+FILES = [path for room in FORBIDDEN for path in sorted((ROOT / room).rglob("*.py")) if path not in SERVING]
 
 
 def imported_modules(source: str, package: str) -> Iterator[str]:
