@@ -1,0 +1,49 @@
+"""Options of ``framecache import``; apart, so that the command line need not wait for what imports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from framecache.cache.errors import InputError
+
+IMPORTED = "imported:"  # begins the backbone's name of an imported feature set
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Where features of other tools come from; each field is a flag of ``framecache import``.
+
+    Attributes:
+        name: What the features are of, such as resnet50; features of another CNN or setting need another.
+        cache: Folder of the cache.
+        key: Array to take: KEY of <video>_<KEY>.npy, an .npz file's array, a TFRecord's feature list (rgb, audio);
+            several are put behind each other.
+        fps: Frames per second of videos for which neither the files nor --manifest say it (TFRecords: 1).
+        manifest: CSV or JSONL that names the videos (video_id or path); its columns fps and num_frames count too.
+        root: Folder that the manifest's paths start from; by default the manifest's own.
+        dtype: Stored dtype; by default float16 of float16 and of 8-bit TFRecords, else float32.
+        seal_seconds: Imported videos become visible, and safe, at least so often.
+        shard_mb: Shards are sealed at this size, in millions of bytes.
+    """
+
+    name: str
+    cache: Path = Path("features")
+    key: tuple[str, ...] = ()
+    fps: float | None = None
+    manifest: Path | None = None
+    root: Path | None = None
+    dtype: Literal["float16", "float32"] | None = None
+    seal_seconds: float = 60.0
+    shard_mb: float = 512.0
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise InputError("--name: expected a name for what the features are of, such as resnet50")
+        positive = {"fps": self.fps, "seal-seconds": self.seal_seconds, "shard-mb": self.shard_mb}
+        for flag, value in positive.items():
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"--{flag} {value:g}: expected a positive number")
+        if self.root is not None and self.manifest is None:
+            raise InputError("--root: expected --manifest with it, since it is where the manifest's paths start from")
