@@ -37,7 +37,7 @@ _HOMES = {"Cache": "store", "FeatureSet": "reader", "Spec": "spec", "open_cache"
 
 
 def __getattr__(name: str) -> Any:
-    """Loads what is asked for when it is asked for: a decode worker starts without NumPy's and HDF5's readers."""
+    """Loads what is asked for when it is asked for: a decode worker starts without HDF5."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

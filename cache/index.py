@@ -50,6 +50,10 @@ class NameHash:
         return hashes
 
 
+hash_names = NameHash()
+"""The process's own, with which each name is hashed once."""
+
+
 class NameIndex:
     """Which of the names in some columns count, and where each of them stands.
 
@@ -61,7 +65,8 @@ class NameIndex:
         anew: Whether each number forgets what was said of its name before, so that the name goes to the end; by
             default none does.
         void: Whether it does nothing else than that; by default none does.
-        make_hash: Makes the hash.
+        hashes: Each column's, by :func:`hash_names`, where somebody has them; otherwise they are made here.
+        make_hash: Makes the hash then.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class NameIndex:
         told: NDArray[np.int64] | None = None,
         anew: NDArray[np.bool_] | None = None,
         void: NDArray[np.bool_] | None = None,
+        hashes: Sequence[NDArray[np.uint64]] | None = None,
         make_hash: Callable[[], NameHash] = NameHash,
     ) -> None:
         self._columns = list(columns)
@@ -79,8 +85,9 @@ class NameIndex:
         anew = np.zeros(count, np.bool_) if anew is None else anew
         void = np.zeros(count, np.bool_) if void is None else void
         while True:
-            self._hash = make_hash()
-            self._hashes = np.concatenate([np.empty(0, np.uint64), *map(self._hash, self._columns)])
+            self._hash = make_hash() if hashes is None else hash_names
+            hashes = list(map(self._hash, self._columns)) if hashes is None else hashes
+            self._hashes, hashes = np.concatenate([np.empty(0, np.uint64), *hashes]), None
             distinct = np.sort(self._hashes)
             if (distinct[1:] != distinct[:-1]).all():
                 rows = told[~void[told]]

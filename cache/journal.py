@@ -22,6 +22,7 @@ from framecache.cache.errors import ShardError
 
 _MAX_BYTES = 1 << 30
 _TAIL_BYTES = 1 << 16
+_READ_BYTES = 1 << 20  # at once, since a line may name thousands of videos
 _HEAD = re.compile(rb'\{"sum": "([0-9a-f]{16})", ')
 
 
@@ -93,7 +94,7 @@ def checked_lines(path: Path) -> Iterator[bytes | None]:
         return
     if path.stat().st_size > _MAX_BYTES:
         raise ShardError(f"{path}: {path.stat().st_size} bytes are more than a journal can have; was it exchanged?")
-    with path.open("rb") as stream:
+    with path.open("rb", buffering=_READ_BYTES) as stream:
         for line in stream:
             rest = _checked(line.removesuffix(b"\n"))
             if rest is not None or line.endswith(b"\n"):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import FeatureSetNotFoundError, ShardError
-from framecache.cache.index import NameIndex
+from framecache.cache.index import NameIndex, hash_names
 from framecache.cache.ledger import JournalLine, read_journal
 from framecache.cache.sealed import sealed_shards
 from framecache.cache.shard import ShardInfo, read_shard, shard_number
@@ -46,8 +46,10 @@ class View:
         void = anew.copy()
         void[rows:] = [line.row.status != "duplicate" for line in lines]
         names = [line.row.video_id.encode() for line in lines]
-        columns = [info.index["video_id"] for info in shards]
-        self._names = NameIndex([*columns, np.array(names or [b""], np.bytes_)[: len(names)]], told, anew, void)
+        column = np.array(names or [b""], np.bytes_)[: len(names)]
+        columns = [*(info.index["video_id"] for info in shards), column]
+        hashes = [*(info.name_hashes for info in shards), hash_names(column)]
+        self._names = NameIndex(columns, told, anew, void, hashes)
         self._led_to = np.full(len(lines), -1)  # the row with a duplicate's content
         # In the end, since the shard with the content may have been replaced by one that is newer than the line.
         copies = [number for number, line in enumerate(lines) if line.row.status == "duplicate"]
