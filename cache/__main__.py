@@ -15,7 +15,9 @@ from cyclopts import Parameter
 from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
 from framecache.cache.derive_config import DeriveConfig
 from framecache.cache.errors import FramecacheError, InputError
+from framecache.cache.export_config import ExportConfig
 from framecache.cache.folders import natural_key
+from framecache.cache.import_config import ImportConfig
 from framecache.cache.reader import FeatureSet, list_shards
 from framecache.cache.store import lock_for_writing, open_cache, read_spec
 
@@ -214,6 +216,85 @@ def derive_set(
         if report.explained_variance is not None:
             print(f"explained variance {report.explained_variance:.4f}, fitted on {report.fitted_videos} train videos")
     return SOME_FAILED if report.failed else OK
+
+
+@app.command(name="import")
+def import_set(
+    sources: Annotated[
+        tuple[Path, ...], Parameter(name="source", help="Folders or files: .npy or .npz per video, or TFRecords.")
+    ],
+    /,
+    *,
+    config: Annotated[ImportConfig, Parameter(name="*", consume_multiple=True)],
+    json: AsJson = False,
+) -> int:
+    """Make a feature set of other tools' features: of video_features, of YouTube-8M, or arrays of your own.
+
+    Example: framecache import output/resnet/resnet50 --name resnet50 --key resnet
+    Example: framecache import yt8m/train*.tfrecord --name yt8m --key rgb audio
+    """
+    from tqdm import tqdm
+
+    from framecache.cache.imports import import_features
+
+    with tqdm(desc="import", unit="video", disable=None) as bar:
+        report = import_features(sources, config, bar.update)
+    if json:
+        _print_json(report.to_json())
+    else:
+        print(report.feature_set)
+        print(
+            f"{report.num_videos} videos: {report.imported} imported, {report.cached} cached, "
+            f"{report.duplicates} duplicate, {len(report.failed)} failed"
+        )
+        if report.unlisted:
+            print(f"{len(report.unlisted)} more were left out, since the manifest does not list them")
+        if report.manifest is not None:
+            print(f"labels: {report.manifest}")
+        _print_reasons("failed", report.failed)
+    return SOME_FAILED if report.failed else OK
+
+
+@app.command(name="export")
+def export_set(
+    name: SetName,
+    folder: Annotated[Path, Parameter(name="dir", help="New folder for the files.")],
+    /,
+    *,
+    config: Annotated[ExportConfig, Parameter(name="*", consume_multiple=True)],
+    json: AsJson = False,
+) -> int:
+    """Write a feature set as files that other tools read, with check sums.
+
+    Example: framecache export efficientnet-lite0.gap exported --format parquet --manifest videos.csv --split train val
+    """
+    from tqdm import tqdm
+
+    from framecache.cache.exports import export_features
+
+    with tqdm(desc="export", unit="video", disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = export_features(name, folder, config, show)
+    if json:
+        _print_json(report.to_json())
+    else:
+        print(
+            f"{report.folder}: {report.num_videos} videos, {report.num_frames} frames in {report.num_files} files, "
+            f"{format_bytes(report.num_bytes)}"
+        )
+        _print_reasons("not exported", report.missing)
+    return SOME_FAILED if report.missing else OK
+
+
+def _print_reasons(what: str, reasons: Mapping[str, str]) -> None:
+    for video_id, reason in list(reasons.items())[:_SHOWN_HURT]:
+        print(f"{what}: {_plain(video_id)}: {_plain(reason)}")
+    if len(reasons) > _SHOWN_HURT:
+        print(f"… and {len(reasons) - _SHOWN_HURT} more: --json names them all")
 
 
 @app.command(name="compact")

@@ -18,8 +18,7 @@ class ImportConfig:
     Attributes:
         name: What the features are of, such as resnet50; features of another CNN or setting need another.
         cache: Folder of the cache.
-        key: Array to take: KEY of <video>_<KEY>.npy, an .npz file's array, a TFRecord's feature list (rgb, audio);
-            several are put behind each other.
+        key: Arrays to take, joined: KEY of <video>_KEY.npy, an .npz's array, a TFRecord's feature list (rgb, audio).
         fps: Frames per second of videos for which neither the files nor --manifest say it (TFRecords: 1).
         manifest: CSV or JSONL that names the videos (video_id or path); its columns fps and num_frames count too.
         root: Folder that the manifest's paths start from; by default the manifest's own.

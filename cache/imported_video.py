@@ -51,8 +51,7 @@ class ImportedVideo:
 
 def regular_timestamps(num_frames: int, fps: float) -> NDArray[np.float64]:
     """Times in ms ``(num_frames,)`` of frames that follow each other evenly."""
-    times: NDArray[np.float64] = np.arange(num_frames) * (1000.0 / fps)
-    return times
+    return np.arange(num_frames, dtype=np.float64) * (1000.0 / fps)
 
 
 def check_timestamps(timestamps_ms: NDArray[Any], num_frames: int) -> NDArray[np.float64]:

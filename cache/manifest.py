@@ -95,6 +95,15 @@ def read_manifest(path: Path, root: Path | None = None, label: str = "label") ->
     return videos
 
 
+def read_column(path: Path, name: str) -> list[str]:
+    """A column of any name, a text per row of :func:`read_manifest`; empty where a row does not have it.
+
+    Raises:
+        InputError: The file is missing or malformed.
+    """
+    return ["" if row.get(name) is None else str(row[name]).strip() for _, row in _read_rows(path)]
+
+
 def require_files(videos: Sequence[Video], where: str) -> None:
     """Refuses videos that are not there.
 

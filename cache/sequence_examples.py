@@ -66,7 +66,7 @@ class SequenceExamples:
         if config.manifest is not None:
             raise InputError("--manifest: expected none with TFRecords, which name their videos themselves")
         self._paths = paths
-        self._fps = config.fps or _ONE_FPS
+        self._fps = float(config.fps or _ONE_FPS)
         self.keys = config.key
         self.unlisted: list[str] = []
         self.feature_shape, self.dtype = self._look()
@@ -181,10 +181,10 @@ def _parse(record: bytes | RecordError) -> Any:
 
 def _video_id(example: Any) -> str:
     for key in _IDS:
-        named = example.context.feature[key].bytes_list.value if key in example.context.feature else ()
+        named: Sequence[bytes] = example.context.feature[key].bytes_list.value
         if len(named) == 1:
             try:
-                video_id = str(named[0].decode())
+                video_id = named[0].decode()
             except UnicodeDecodeError:
                 raise UnusableError(f"context {key!r} is {named[0]!r}; expected UTF-8 text") from None
             if not is_plain_name(video_id):
@@ -203,14 +203,15 @@ def _features(example: Any, keys: Sequence[str]) -> NDArray[Any]:
     missing = [key for key in keys if key not in lists]
     if missing:
         raise UnusableError(f"no feature list {missing[0]!r}, but {', '.join(sorted(lists)) or 'none'}")
-    arrays = [_frames(lists[key].feature, key) for key in keys]
+    arrays: list[NDArray[Any]] = [_frames(lists[key].feature, key) for key in keys]
     if len({(len(array), array.dtype) for array in arrays}) > 1:
         told = " and ".join(f"{len(array)} frames of {array.dtype}" for array in arrays)
         raise UnusableError(f"{told} in {', '.join(keys)} cannot be put behind each other")
     features: NDArray[Any] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
-    shape = tuple(example.context.feature["feature_shape"].int64_list.value) or features.shape[1:]
-    if math.prod(shape) != features.shape[-1] or min(shape) < 1:
-        raise UnusableError(f"feature_shape {shape}, but {features.shape[-1]} numbers per frame")
+    length = features[0].size
+    shape = tuple(example.context.feature["feature_shape"].int64_list.value) or (length,)
+    if math.prod(shape) != length or min(shape) < 1:
+        raise UnusableError(f"feature_shape {shape}, but {length} numbers per frame")
     features = features.reshape(len(features), *shape)
     check_shape(features.shape)
     return features
