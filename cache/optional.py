@@ -12,7 +12,6 @@ _EXTRAS = {
     "pyarrow": "framecache[parquet]",
     "pyarrow.parquet": "framecache[parquet]",
     "safetensors.numpy": "framecache[safetensors]",
-    "tensorflow": "tensorflow",
     "torch": "torch",
 }
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from framecache.cache.maps import OpenMaps
 from framecache.cache.shard import ShardInfo, VideoRow, digest_stored, read_rows, read_stored
 from framecache.cache.spec import Spec
 from framecache.cache.view import Place, View, list_shards, read_view
+
+if TYPE_CHECKING:
+    from framecache.cache.torch_dataset import TorchDataset
 
 __all__ = ["FeatureSet", "list_shards"]
 
@@ -168,6 +171,11 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         Raises:
             VideoNotFoundError: One of the videos has no features here.
             InputError: ``max_len`` is below 1.
+
+        Example:
+            >>> batch, lengths = features.batch(["down/a.mp4", "up/b.mp4"], max_len=64)
+            >>> batch.shape, batch.dtype, lengths.tolist()
+            ((2, 5, 8), dtype('float16'), [5, 3])
         """
         if max_len is not None and max_len < 1:
             raise InputError(f"max_len: expected at least 1, found {max_len}")
@@ -179,6 +187,111 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             row[:length] = view if self._quantisation is None else self.decode(view)
             row[length:] = 0
         return batch, np.array(lengths, np.int64)
+
+    def as_tf_dataset(
+        self,
+        labels: Mapping[str, Any] | None = None,
+        batch_size: int = 32,
+        *,
+        ragged: bool = False,
+        max_len: int | None = None,
+        seed: int | None = None,
+        shard: tuple[int, int] = (0, 1),
+        drop_remainder: bool = False,
+        video_ids: Sequence[str] | None = None,
+    ) -> Any:
+        """Batches for TensorFlow and Keras, read ahead; each pass over them is an epoch.
+
+        Args:
+            labels: Target of each video, a number or an array of one shape; None for batches without targets.
+            batch_size: Videos of each batch, ``B``.
+            ragged: Whether features are a ragged tensor instead of padded.
+            max_len: Frames beyond this many are left out, and all batches padded to it; by default each batch is
+                padded to its longest video.
+            seed: Of a new order in each epoch; None for the order in which the videos are.
+            shard: Which process this is and of how many, where several train on parts of the same epoch.
+            drop_remainder: Whether videos that fill no batch are left out of an epoch. All processes then have equally
+                many batches, and all batches one shape.
+            video_ids: Videos, in order; by default those of ``labels``, or all.
+
+        Returns:
+            A ``tf.data.Dataset`` of ``inputs``, or with labels of ``(inputs, targets)``, targets ``(B, …)``. Inputs
+            are ``features (B, T, *feature_shape)`` in :attr:`dtype`, right-padded with zeros, and ``mask (B, T)``
+            bool, which says what is a frame; where ragged, features alone.
+
+        Raises:
+            VideoNotFoundError: One of the videos has no features here, or no label.
+            InputError: Labels are no numbers, there is not one batch, or a number is out of range.
+
+        Example:
+            >>> labels = {"up/b.mp4": 1, "down/a.mp4": 0}
+            >>> dataset = features.as_tf_dataset(labels, batch_size=2, max_len=16)
+            >>> for inputs, targets in dataset:
+            ...     print(inputs["features"].shape, inputs["mask"].shape, targets.numpy())
+            (2, 16, 8) (2, 16) [1 0]
+        """
+        from framecache.cache.tf_dataset import as_tf_dataset
+
+        return as_tf_dataset(self, labels, batch_size, ragged, max_len, seed, shard, drop_remainder, video_ids)
+
+    def as_torch_dataset(
+        self,
+        labels: Mapping[str, Any] | None = None,
+        *,
+        max_len: int | None = None,
+        video_ids: Sequence[str] | None = None,
+    ) -> TorchDataset:
+        """Videos by number, for PyTorch's ``DataLoader`` with any number of workers, forked or spawned.
+
+        Args:
+            labels: Target of each video, a number or an array of one shape; None for none.
+            max_len: Frames beyond this many are left out; by default none are.
+            video_ids: Videos, in order; by default those of ``labels``, or all.
+
+        Raises:
+            VideoNotFoundError: One of the videos has no features here, or no label.
+            InputError: There is no video, labels are no numbers, or ``max_len`` is below 1.
+
+        Example:
+            >>> from torch.utils.data import DataLoader
+            >>> dataset = features.as_torch_dataset({"up/b.mp4": 1, "down/a.mp4": 0})
+            >>> for batch in DataLoader(dataset, batch_size=2, collate_fn=dataset.collate):
+            ...     print(batch["features"].shape, batch["lengths"], batch["label"])
+            torch.Size([2, 5, 8]) tensor([3, 5]) tensor([1, 0])
+        """
+        from framecache.cache.torch_dataset import TorchDataset
+
+        return TorchDataset(self, labels, video_ids, max_len)
+
+    def to_pandas(self) -> Any:
+        """The ledger as a pandas ``DataFrame``, a row per video that was ever asked for.
+
+        Raises:
+            InputError: pandas is not installed.
+
+        Example:
+            >>> frame = features.to_pandas()
+            >>> frame.loc[frame.status == "failed", ["video_id", "reason"]].values.tolist()
+            [['up/broken.mp4', 'no video stream']]
+        """
+        from framecache.cache.tables import ledger_to_pandas
+
+        return ledger_to_pandas(self)
+
+    def to_arrow(self) -> Any:
+        """The ledger as a pyarrow ``Table``, a row per video that was ever asked for.
+
+        Raises:
+            InputError: pyarrow is not installed.
+
+        Example:
+            >>> table = features.to_arrow()
+            >>> table.select(["video_id", "status", "frames_stored"]).slice(0, 1).to_pylist()
+            [{'video_id': 'down/a.mp4', 'status': 'ok', 'frames_stored': 5}]
+        """
+        from framecache.cache.tables import ledger_to_arrow
+
+        return ledger_to_arrow(self)
 
     @property
     def name(self) -> str:
