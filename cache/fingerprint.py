@@ -10,13 +10,15 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from stat import S_ISREG
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+
+from framecache.cache.sources import Source, Url, read_url, stat_url
 
 FINGERPRINT_CHARS = 8  # as shown in names; the whole hash is 64 characters
 _READ_BYTES = 1 << 20
@@ -63,12 +65,16 @@ class FeatureDigest:
         return str(xxhash.xxh3_128_hexdigest(joined))
 
 
-def digest_source(path: Path) -> str:
+def digest_source(path: Source) -> str:
     """Content digest of a video file, or of a folder of images (names and contents), 32 hex characters.
+
+    A URL is read as a whole, and has the digest of a file of the same content.
 
     Raises:
         OSError: The file cannot be read.
     """
+    if isinstance(path, Url):
+        return _digest(read_url(path, stat_url(path).num_bytes)).hex()
     if path.is_dir():
         folder = xxhash.xxh3_128()
         for file in sorted(path.iterdir()):
@@ -78,15 +84,18 @@ def digest_source(path: Path) -> str:
     return _digest_file(path).hex()
 
 
-def stat_source(path: Path) -> str:
+def stat_source(path: Source) -> str:
     """Signature that changes whenever the file may have: size, mtime, ctime and inode.
 
     As git does for its index, an unchanged signature spares reading the content again. The ctime cannot
     be set back, so that a copy with a forged mtime is still noticed. A folder has the digest of its files'.
+    A URL has what its server says of the version: ETag, time of change, size; empty where that tells nothing.
 
     Raises:
         OSError: The file cannot be read.
     """
+    if isinstance(path, Url):
+        return stat_url(path).signature
     if path.is_dir():
         signatures = [f"{file.name}:{_stat_file(file)}" for file in sorted(path.iterdir()) if file.is_file()]
         return str(xxhash.xxh3_128_hexdigest(os.fsencode("\n".join(signatures))))
@@ -101,8 +110,12 @@ def _stat_file(path: Path) -> str:
 
 
 def _digest_file(path: Path) -> bytes:
-    digest = xxhash.xxh3_128()
     with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
+        return _digest(iter(lambda: stream.read(_READ_BYTES), b""))
+
+
+def _digest(blocks: Iterable[bytes]) -> bytes:
+    digest = xxhash.xxh3_128()
+    for block in blocks:
+        digest.update(block)
     return bytes(digest.digest())

@@ -17,6 +17,7 @@ from framecache.cache.manifest import (
     refuse_duplicate_ids,
     require_files,
 )
+from framecache.cache.sources import Source, Url, as_source, require_library
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -70,22 +71,32 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-def read_source(source: Path, root: Path | None = None) -> list[Video]:
-    """The videos that a SOURCE means, all of them there.
+def read_source(source: str | Source, root: Path | None = None) -> list[Video]:
+    """The videos that a SOURCE means, those on this machine all there.
 
     Args:
-        source: A manifest, a folder of class folders, a folder of videos, a folder of images, or one video.
+        source: A manifest, a folder of class folders, a folder of videos, a folder of images, or one video; or the URL
+            of a manifest or a video.
         root: For a manifest, the folder of its relative paths; by default its own.
 
     Raises:
         InputError: It does not exist, holds no video, or is malformed.
     """
-    if source.is_dir():
+    source = as_source(source)
+    if isinstance(source, Url):
+        require_library(source)
+        if not source.name or str(source).endswith("/"):
+            raise InputError(f"{source}: expected the URL of a manifest or of a video; list a folder in a manifest")
+    elif source.is_dir():
         return scan_folder(source)
     if source.suffix.lower() in MANIFEST_SUFFIXES:
         videos = read_manifest(source, root)
         require_files(videos, str(source))
+        for url in {video.path.protocol: video.path for video in videos if isinstance(video.path, Url)}.values():
+            require_library(url)
         return videos
+    if isinstance(source, Url):
+        return [Video(printable(source.name), source)]
     if not os.path.lexists(source):
         raise InputError(f"{source}: no such file or folder; expected a manifest, a folder of videos or a video")
     return [Video(printable(source.name), source.absolute())]

@@ -3,7 +3,7 @@
 A manifest is a CSV (with a header) or JSONL file with a ``path`` and any of ``video_id``, ``label``, ``split``,
 ``group``, ``start`` and ``end`` per video. Other columns are passed over, unless one of them is asked for as the
 label. Both stages read it: extraction the paths, training the labels, splits and groups, so that relabelling never
-costs an extraction.
+costs an extraction. Paths and the manifest itself may be URLs (:mod:`framecache.cache.sources`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import io
 import json
 import math
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from framecache.cache.errors import InputError
+from framecache.cache.sources import Source, Url, as_source, read_text_url
 
 COLUMNS = ("path", "video_id", "label", "split", "group", "start", "end")
 SPLITS = ("train", "val", "test")
@@ -34,7 +36,7 @@ class Video:
 
     Attributes:
         video_id: Its name in the feature set; by default its path within the root, with ``#start-end`` for a part.
-        path: Where the file (or the folder of images) is.
+        path: Where the file (or the folder of images) is; a URL if it is not on this machine.
         label: What is to be told of it, if anything: its class; or several with semicolons, a number, a file.
         split: ``train``, ``val`` or ``test``, if any.
         group: Videos of one group (recording, person, …) never go into different splits.
@@ -43,7 +45,7 @@ class Video:
     """
 
     video_id: str
-    path: Path
+    path: Source
     label: str | None = None
     split: str | None = None
     group: str | None = None
@@ -70,18 +72,19 @@ def segment_name(start: float | None, end: float | None) -> str:
     return f"#{begin}-{stop}"
 
 
-def read_manifest(path: Path, root: Path | None = None, label: str = "label") -> list[Video]:
+def read_manifest(path: Source, root: Source | None = None, label: str = "label") -> list[Video]:
     """Reads and checks a manifest; looks at no video.
 
     Args:
-        path: The CSV or JSONL file.
+        path: The CSV or JSONL file, or its URL.
         root: Folder that relative paths start from and that no path may leave; by default the manifest's own.
         label: Column that holds the labels; a row must have it if it is another than ``label``.
 
     Raises:
         InputError: The file is missing or malformed, a column is missing, or a value is not what it must be.
     """
-    root = path.parent if root is None else root
+    path = as_source(path)
+    root = path.parent if root is None else as_source(root)
     videos: list[Video] = []
     names: dict[str, None] = {}
     for line, row in _read_rows(path):
@@ -105,12 +108,12 @@ def read_column(path: Path, name: str) -> list[str]:
 
 
 def require_files(videos: Sequence[Video], where: str) -> None:
-    """Refuses videos that are not there.
+    """Refuses videos that are not there; whether a URL leads anywhere is left to the ledger.
 
     Raises:
         InputError: Naming the first few that are missing.
     """
-    missing = [video for video in videos if not os.path.lexists(video.path)]
+    missing = [video for video in videos if not isinstance(video.path, Url) and not os.path.lexists(video.path)]
     if missing:
         named = ", ".join(str(video.path) for video in missing[:_SHOWN])
         raise InputError(
@@ -156,20 +159,29 @@ def resolve_within(root: Path, written: str, where: str) -> Path:
     return Path(path)
 
 
+def path_from(root: Path, path: Source) -> str:
+    """How a manifest whose paths start from ``root`` names this one; a URL without its credentials."""
+    if isinstance(path, Url):
+        return str(path)
+    return printable(PurePosixPath(os.path.relpath(path, os.path.abspath(root))).as_posix())
+
+
 def printable(path: str) -> str:
     r"""``path`` as valid UTF-8: bytes that are not (a file name may hold any) become ``\xNN``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _read_rows(path: Source) -> Iterator[tuple[int, Mapping[str, object]]]:
     if path.suffix.lower() not in MANIFEST_SUFFIXES:
         raise InputError(f"{path}: expected a manifest, a .csv or .jsonl file, or a folder of class folders")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = read_text_url(path) if isinstance(path, Url) else path.read_bytes()
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such manifest") from None
     except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: the manifest cannot be read ({error}); expected UTF-8 text") from error
+        why = error.strerror if isinstance(path, Url) and isinstance(error, OSError) else error
+        raise InputError(f"{path}: the manifest cannot be read ({why}); expected UTF-8 text") from error
     rows = _jsonl_rows(text, path) if path.suffix.lower() == ".jsonl" else _csv_rows(text, path)
     for line, row in rows:
         if "path" not in row:
@@ -179,7 +191,7 @@ def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
         yield line, row
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _csv_rows(text: str, path: Source) -> Iterator[tuple[int, Mapping[str, object]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
         names = [name.strip() for name in reader.fieldnames or ()]
@@ -195,7 +207,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]
         raise InputError(f"{path}, line {reader.line_num + 1}: not CSV ({error})") from error
 
 
-def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _jsonl_rows(text: str, path: Source) -> Iterator[tuple[int, Mapping[str, object]]]:
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
@@ -208,7 +220,7 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, objec
         yield line, row
 
 
-def _parse_row(row: Mapping[str, object], where: str, root: Path, label: str) -> Video:
+def _parse_row(row: Mapping[str, object], where: str, root: Source, label: str) -> Video:
     text = {name: str(row[name]).strip() for name in COLUMNS if row.get(name) is not None}
     text["label"] = _label(row.get(label), f"{where}: {label}")
     for name, value in text.items():
@@ -224,8 +236,8 @@ def _parse_row(row: Mapping[str, object], where: str, root: Path, label: str) ->
     if split is not None and split not in SPLITS:
         hint = _did_you_mean(split.lower(), SPLITS)
         raise InputError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}{hint}")
-    path = resolve_within(root, written, where)
-    video_id = text.get("video_id") or printable(_relative(path, root)) + segment_name(start, end)
+    path, name = _resolve(root, written, where)
+    video_id = text.get("video_id") or name + segment_name(start, end)
     if not is_plain_name(video_id):
         raise InputError(f"{where}: video_id {video_id!r} is absolute or holds '..'; expected a relative name")
     return Video(
@@ -269,5 +281,28 @@ def _seconds(text: Mapping[str, str], name: str, where: str) -> float | None:
     return value
 
 
-def _relative(path: Path, root: Path) -> str:
-    return PurePosixPath(os.path.relpath(path, os.path.abspath(root))).as_posix()
+def _resolve(root: Source, written: str, where: str) -> tuple[Source, str]:
+    """Where a manifest's path leads, and the name that the video has of it.
+
+    A URL may lead anywhere; a path stays within the root, on this machine or another.
+    """
+    try:
+        source = as_source(written)
+    except InputError as error:
+        raise InputError(f"{where}: path {error}") from error
+    if isinstance(source, Url):
+        return source, _name_below(root, source)
+    if isinstance(root, Url):
+        relative = posixpath.normpath(written)
+        if not is_plain_name(relative):
+            raise InputError(f"{where}: path {written!r} leads outside {root}; expected a path within it, or a URL")
+        return root.joined(relative), relative
+    path = resolve_within(root, written, where)
+    return path, path_from(root, path)
+
+
+def _name_below(root: Source, url: Url) -> str:
+    """The path below the root where it is there, so that a row means the same with and without the root's URL."""
+    if isinstance(root, Url) and str(url).startswith(f"{str(root).rstrip('/')}/"):
+        return printable(url.key.relative_to(root.key).as_posix())
+    return printable(url.key.as_posix())

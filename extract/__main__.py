@@ -9,7 +9,6 @@ import socket
 import sys
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -31,7 +30,10 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 @app.default
 def main_command(
     source: Annotated[
-        Path, Parameter(help="A manifest, a folder of class folders, of videos or of images, or one video.")
+        str,
+        Parameter(
+            help="A manifest, a folder of class folders, of videos or of images, or one video; also a URL of one."
+        ),
     ],
     /,
     *,

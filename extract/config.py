@@ -21,7 +21,7 @@ class ExtractConfig:
 
     Attributes:
         cache: Folder of the cache.
-        root: Folder that a manifest's paths start from and may not leave; by default the manifest's own.
+        root: Folder, or its URL, that a manifest's paths start from and may not leave; by default the manifest's own.
         backbone: The frozen CNN: efficientnet-lite0, a keras.applications name, a .keras file, module:callable.
         weights: A file of weights, or random; by default ImageNet's.
         preprocessing: For a CNN of one's own, the keras.applications module whose preprocess_input it wants.
@@ -41,6 +41,7 @@ class ExtractConfig:
         max_megapixels: Videos with larger pictures, in millions of pixels, are refused.
         max_frames: Videos with more frames are given up, whichever frames are sampled.
         decoder_gb: Memory that a decode process may take, in billions of bytes.
+        download_gb: Videos behind a URL that are larger, in billions of bytes, are refused.
     """
 
     cache: Path = Path("features")
@@ -64,6 +65,7 @@ class ExtractConfig:
     max_megapixels: float = Limits.max_megapixels
     max_frames: int = Limits.max_frames
     decoder_gb: float = Limits.decoder_gb
+    download_gb: float = Limits.download_gb
 
     def __post_init__(self) -> None:
         parse_sampling(self.sample)
@@ -81,6 +83,7 @@ class ExtractConfig:
             "max-megapixels": self.max_megapixels,
             "max-frames": self.max_frames,
             "decoder-gb": self.decoder_gb,
+            "download-gb": self.download_gb,
         }
         for flag, value in positive.items():
             if not 0 < value < float("inf"):
@@ -91,7 +94,7 @@ class ExtractConfig:
     @property
     def limits(self) -> Limits:
         """What one video may cost."""
-        return Limits(self.stall_seconds, self.max_megapixels, self.max_frames, self.decoder_gb)
+        return Limits(self.stall_seconds, self.max_megapixels, self.max_frames, self.decoder_gb, self.download_gb)
 
 
 @dataclass

@@ -9,13 +9,15 @@ import json
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from framecache.cache.child import Child
+from framecache.cache.sources import Url
+from framecache.extract.remote import Downloads, Fetched
 from framecache.extract.video import Block, Clip, DecodeStats
 
 _START_SECONDS = 60.0  # for a worker to load its libraries from a slow disk
@@ -37,6 +39,7 @@ class Finished:
     clip: int
     stats: DecodeStats
     reason: str | None = None
+    fetched: Fetched | None = None  # if it is remote and was transferred
 
 
 Event = Frames | Finished
@@ -50,6 +53,7 @@ class DecoderPool:
         num_workers: Worker processes.
         module: What they run.
 
+    Remote clips are transferred first, ahead of the workers; several parts of one source are transferred once.
     Iterating gives the blocks of each clip in order, those of different clips interleaved. Every clip ends
     with one :class:`Finished`. A None about every half a second lets the consumer do other things while no
     worker has anything to give.
@@ -59,11 +63,14 @@ class DecoderPool:
         self, clips: Sequence[Clip], num_workers: int, module: str = "framecache.extract.decode_worker"
     ) -> None:
         self._clips = clips
-        self._pending = iter(range(len(clips)))
+        self._pending = iter(_together(clips))
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._events: queue.Queue[Event] = queue.Queue(maxsize=2 * num_workers + 2)
         self._workers = [Child(module) for _ in range(min(num_workers, len(clips)))]
+        urls = [clips[number].path for number in _together(clips)]
+        remote = [url for url in urls if isinstance(url, Url)]
+        self._downloads = Downloads(remote, len(self._workers), clips[0].limits) if remote else None
         self._threads = [threading.Thread(target=self._serve, args=[worker], daemon=True) for worker in self._workers]
 
     def __enter__(self) -> Self:
@@ -77,10 +84,14 @@ class DecoderPool:
         self._stopped.set()
         for worker in self._workers:
             worker.kill()
+        if self._downloads is not None:
+            self._downloads.stop()
         for thread in self._threads:
             thread.join()
         for worker in self._workers:
             worker.close()
+        if self._downloads is not None:
+            self._downloads.__exit__(kind, error, trace)
 
     def __iter__(self) -> Iterator[Event | None]:
         ended = 0
@@ -101,8 +112,24 @@ class DecoderPool:
             if clip is None:
                 worker.close()
                 return
-            for event in _decode(worker, clip, self._clips[clip]):
+            for event in self._decode(worker, clip):
                 self._put(event)
+
+    def _decode(self, worker: Child, number: int) -> Iterator[Event]:
+        """The events of one clip, which is transferred first if it is remote."""
+        clip = self._clips[number]
+        if self._downloads is None or not isinstance(clip.path, Url):
+            yield from _decode(worker, number, clip)
+            return
+        try:
+            fetched = self._downloads.get(clip.path)
+            for event in _decode(worker, number, replace(clip, path=fetched.path)):
+                yield replace(event, fetched=fetched) if isinstance(event, Finished) else event
+        except Exception as error:  # whatever it was, the clip must come to its end
+            reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+            yield Finished(number, DecodeStats(), f"cannot be read: {reason}")
+        finally:
+            self._downloads.release(clip.path)
 
     def _put(self, event: Event) -> None:
         while not self._stopped.is_set():
@@ -111,6 +138,16 @@ class DecoderPool:
             except queue.Full:
                 continue
             return
+
+
+def _together(clips: Sequence[Clip]) -> list[int]:
+    """Numbers of the clips in their order, but those of one remote source after the first of them."""
+    first: dict[Url, int] = {}
+    places = [
+        first.setdefault(clip.path, number) if isinstance(clip.path, Url) else number
+        for number, clip in enumerate(clips)
+    ]
+    return sorted(range(len(clips)), key=places.__getitem__)
 
 
 class _NoWorkerError(Exception):

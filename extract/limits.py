@@ -23,12 +23,14 @@ class Limits:
         max_frames: Decoded frames, kept by the sampling or not.
         decoder_gb: Memory of a decode process beyond what it starts with, in 1e9 bytes; where the system cannot limit
             it, as macOS, it has no limit.
+        download_gb: Size of a remote video, in 1e9 bytes.
     """
 
     stall_seconds: float = 60.0
     max_megapixels: float = 64.0
     max_frames: int = 5_000_000
     decoder_gb: float = 4.0
+    download_gb: float = 16.0
 
     @property
     def max_pixels(self) -> int:
@@ -48,6 +50,11 @@ class Limits:
     def too_many_frames(self) -> str:
         """The reason of a video without an end."""
         return f"more than {self.max_frames} frames (--max-frames)"
+
+    @property
+    def too_long(self) -> str:
+        """The reason of a remote video of too many bytes."""
+        return f"more than {self.download_gb:g} GB to transfer (--download-gb)"
 
     @property
     def out_of_memory(self) -> str:

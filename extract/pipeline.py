@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,13 @@ from framecache.cache.compact import compact
 from framecache.cache.errors import FramecacheError, InputError
 from framecache.cache.fingerprint import stat_source
 from framecache.cache.folders import read_source
-from framecache.cache.ledger import append_journal
+from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.manifest import Video
 from framecache.cache.reader import FeatureSet
 from framecache.cache.reductions import parse_reduction
 from framecache.cache.sampling import parse_sampling
 from framecache.cache.shard import VideoRow
+from framecache.cache.sources import Source, Url
 from framecache.cache.spec import Spec
 from framecache.cache.store import Cache, lock_for_writing
 from framecache.cache.writer import ShardWriter, VideoBuffer
@@ -36,7 +36,7 @@ from framecache.extract.config import ExtractConfig, ExtractReport
 from framecache.extract.decoder import DecoderPool, Finished, Frames
 from framecache.extract.engines import Engine, PassesAhead, make_engine
 from framecache.extract.forward import Output
-from framecache.extract.plan import Job, Plan, make_plan
+from framecache.extract.plan import Job, Plan, as_duplicate, make_plan
 from framecache.extract.video import Clip, DecodeStats
 from framecache.extract.waits import Waits
 
@@ -44,11 +44,12 @@ _END = object()
 _MANY_SHARDS = 4  # so many small ones are merged at the end of a run
 
 
-def extract(source: str | Path, config: ExtractConfig | None = None, progress: bool = False) -> ExtractReport:
+def extract(source: str | Source, config: ExtractConfig | None = None, progress: bool = False) -> ExtractReport:
     """Computes what is missing of a source's features.
 
     Args:
-        source: A manifest, a folder of class folders, of videos or of images, or one video.
+        source: A manifest, a folder of class folders, of videos or of images, or one video; or the URL of a manifest or
+            a video.
         config: Settings; the defaults if None.
         progress: Whether to show a progress bar, on a terminal.
 
@@ -60,7 +61,7 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
     """
     begin = time.perf_counter()
     config = config or ExtractConfig()
-    videos = read_source(Path(source), config.root)
+    videos = read_source(source, config.root)
     if config.cache.exists() and not config.cache.is_dir():
         raise InputError(f"--cache {str(config.cache)!r}: expected a folder, found a file; choose another name")
     backbone = load_backbone(config.backbone, config.weights, config.preprocessing)
@@ -79,6 +80,8 @@ def extract(source: str | Path, config: ExtractConfig | None = None, progress: b
         run = _Run(plan.jobs, sets, config, report, begin)
         if plan.jobs:
             run.compute(backbone, outputs, progress)
+            for found, copies in zip(plan.duplicates, run.copies, strict=True):
+                found += copies
         duplicates = _settle(plan, [cache[spec.name] for spec in specs], report)
         _require_rows(videos, [cache[spec.name] for spec in specs])
         for features in sets:
@@ -166,6 +169,15 @@ class _Work:
     computed: int = 0
     finished: Finished | None = None
 
+    def finish(self, event: Finished) -> None:
+        """Takes the end of its decoding; what was transferred says what it was of."""
+        self.finished = event
+        if event.fetched is not None:
+            digest = event.fetched.digest + self.job.video.segment
+            self.job = replace(
+                self.job, row=replace(self.job.row, source_digest=digest, source_stat=event.fetched.stat)
+            )
+
 
 class _Run:
     """One pass over the videos that lack features."""
@@ -189,6 +201,11 @@ class _Run:
         self._works: dict[int, _Work] = {}
         self._writers: dict[int, ShardWriter] = {}
         self.stored: set[str] = set()  # videos with new features in some feature set
+        self.copies: list[list[LedgerRow]] = [[] for _ in sets]  # remote ones whose content another video has
+        self._contents = [
+            {job.row.source_digest: job.row.video_id for job in jobs if index in job.missing and job.row.source_digest}
+            for index in range(len(sets))
+        ]
 
     def compute(self, backbone: Backbone, outputs: Sequence[Output], progress: bool) -> None:
         """Decodes, computes and stores; an interrupt seals what is complete before it goes on its way."""
@@ -249,7 +266,7 @@ class _Run:
                     bar.set_postfix_str(f"{rate:.0f} frames/s, bound by {self._waits.bound}")
             elif isinstance(event, Finished):
                 self._begin_clip(event.clip)
-                self._works[event.clip].finished = event
+                self._works[event.clip].finish(event)
                 with self._waits.on("write"):
                     self._settle_if_done(event.clip)
                 bar.update()
@@ -320,6 +337,11 @@ class _Run:
             reason = "the file changed while it was read; run the command again"
         for index, buffer in work.buffers.items():
             why = reason
+            original = self._original(index, work.job) if why is None else None
+            if original is not None:
+                buffer.close()
+                self.copies[index].append(as_duplicate(work.job.row, original))
+                continue
             if why is None and not buffer.finite:
                 why = f"a feature is not finite in {self._sets[index].spec.dtype}; try --dtype float32"
             if why is not None:
@@ -339,6 +361,7 @@ class _Run:
             )
             self._report.num_bytes += buffer.num_bytes
             self._writers[index].add(buffer, row)
+            self._contents[index].setdefault(row.source_digest, row.video_id)
             self.stored.add(row.video_id)
             if stats.warnings:
                 self._report.warnings[row.video_id] = "; ".join(stats.warnings)
@@ -354,8 +377,18 @@ class _Run:
             frames_expected=stats.frames_expected,
             frames_decoded=stats.frames_decoded,
         )
-        append_journal(self._sets[index].folder, self._writers[index].last_shard, [row])
+        # A server that fails for a moment does not hide the features that were computed before.
+        if row.source_digest or row.video_id not in self._sets[index]:
+            append_journal(self._sets[index].folder, self._writers[index].last_shard, [row])
         self._report.failed[row.video_id] = reason
+
+    def _original(self, index: int, job: Job) -> str | None:
+        """The other video that has the content of this one, if it is remote; of files the plan has told already."""
+        if not isinstance(job.video.path, Url):
+            return None
+        digest = job.row.source_digest
+        original = self._contents[index].get(digest) or self._sets[index].video_with_content(digest)
+        return original if original != job.row.video_id else None
 
     def _drop_unfinished(self) -> None:
         for work in self._works.values():
@@ -364,6 +397,8 @@ class _Run:
 
 
 def _stat(job: Job) -> str:
+    if isinstance(job.video.path, Url):
+        return job.row.source_stat  # of the very bytes that were decoded
     try:
         return stat_source(job.video.path)
     except OSError:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from framecache.cache.folders import image_files
 from framecache.cache.manifest import printable
 from framecache.cache.sampling import Sampling, parse_sampling
+from framecache.cache.sources import Source, Url
 from framecache.extract.ffmpeg import ErrorLog, VideoError, decoded, open_image, open_video
 from framecache.extract.limits import Limits
 from framecache.extract.scaler import Geometry, Picture, Scaler
@@ -34,9 +35,12 @@ _BREAKS = (av.FFmpegError, OSError, ValueError, MemoryError)  # what FFmpeg's er
 
 @dataclass(frozen=True)
 class Clip:
-    """What to decode: a file or folder of images, a part of it in seconds, and the frames to keep."""
+    """What to decode: a file or folder of images, a part of it in seconds, and the frames to keep.
 
-    path: Path
+    A URL is for :class:`framecache.extract.decoder.DecoderPool`, which transfers it; what decodes sees files only.
+    """
+
+    path: Source
     sampling: Sampling
     geometry: Geometry
     start: float | None = None
@@ -44,9 +48,20 @@ class Clip:
     keep_partial: bool = False
     limits: Limits = field(default_factory=Limits)
 
+    @property
+    def file(self) -> Path:
+        """Its path on this machine.
+
+        Raises:
+            TypeError: It has none yet.
+        """
+        if isinstance(self.path, Url):
+            raise TypeError(f"{self.path}: expected a file, found a URL; DecoderPool transfers it first")
+        return self.path
+
     def to_json(self) -> bytes:
         """All of it as JSON; a path of bytes that are no text stays what it is."""
-        return json.dumps(asdict(self) | {"path": str(self.path), "sampling": str(self.sampling)}).encode()
+        return json.dumps(asdict(self) | {"path": str(self.file), "sampling": str(self.sampling)}).encode()
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
@@ -160,11 +175,11 @@ def _kept_pictures(clip: Clip, stats: DecodeStats) -> Iterator[Picture | None]:
 
 def _shortcut_pictures(clip: Clip, stats: DecodeStats) -> Iterator[Picture | None]:
     """As :func:`_kept_pictures`, by a shortcut; no picture at all where there is none."""
-    if clip.path.is_dir():
+    if clip.file.is_dir():
         return
     start_ms = -np.inf if clip.start is None else clip.start * 1000
     end_ms = np.inf if clip.end is None else clip.end * 1000
-    steps = take_shortcut(clip.path, clip.sampling, start_ms, end_ms, clip.limits)
+    steps = take_shortcut(clip.file, clip.sampling, start_ms, end_ms, clip.limits)
     while True:
         try:
             found = next(steps)
@@ -209,13 +224,13 @@ class _Pulse:
 
 def _pictures(clip: Clip, stats: DecodeStats) -> Iterator[Picture | None]:
     """The clip's pictures in order, None for those that lie before its start; what is odd becomes a warning."""
-    source = _image_pictures if clip.path.is_dir() else _video_pictures
+    source = _image_pictures if clip.file.is_dir() else _video_pictures
     start_ms = -np.inf if clip.start is None else clip.start * 1000
     end_ms = np.inf if clip.end is None else clip.end * 1000
     last_ms, backward, damaged = -np.inf, 0, 0
     log = ErrorLog()
     try:
-        for picture in source(clip.path, stats, log, clip.limits):
+        for picture in source(clip.file, stats, log, clip.limits):
             if stats.frames_decoded == clip.limits.max_frames:
                 raise VideoError(clip.limits.too_many_frames)
             stats.frames_decoded += 1

@@ -13,6 +13,7 @@ from framecache.cache.folders import scan_folder
 from framecache.cache.ledger import LedgerRow
 from framecache.cache.manifest import Video, read_manifest
 from framecache.cache.reader import FeatureSet
+from framecache.cache.sources import Url
 from framecache.train.config import FitConfig
 from framecache.train.splits import LabeledVideos, split_videos
 from framecache.train.tasks import TASKS
@@ -77,12 +78,18 @@ def _without_features(
 
 
 def _refuse_other_contents(videos: Sequence[Video], ledger: Mapping[str, LedgerRow], name: str) -> None:
-    """Refuses features of another file under a video's name; a file that is not here any more is not asked for."""
+    """Refuses features of another file under a video's name; a file that is not here any more is not asked for.
+
+    Nor is the URL that a video was extracted from: training needs no network, and extracting again is what compares.
+    """
     for video in videos:
         row = ledger[video.video_id]
+        if isinstance(video.path, Url) and str(video.path) == row.source:
+            continue
         try:
             stat = stat_source(video.path)
-            same = stat == row.source_stat or digest_source(video.path) + video.segment == row.source_digest
+            unchanged = bool(stat) and stat == row.source_stat
+            same = unchanged or digest_source(video.path) + video.segment == row.source_digest
         except OSError:
             continue
         if not same:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import os
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from framecache.cache.manifest import COLUMNS, SPLITS, printable
+from framecache.cache.manifest import COLUMNS, SPLITS, path_from
 from framecache.train.config import FitConfig
 from framecache.train.splits import LabeledVideos
 
@@ -34,11 +33,10 @@ def write_splits(path: Path, labeled: LabeledVideos, root: Path, target: str = "
     columns = {name: name for name in COLUMNS}
     if target not in columns:
         columns["label"] = target
-    top = os.path.abspath(root)
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns.values())
         for split in SPLITS:
             for video in labeled.splits[split]:
-                written = printable(PurePath(os.path.relpath(video.path, top)).as_posix())
+                written = path_from(root, video.path)
                 writer.writerow([written if name == "path" else getattr(video, name) for name in columns])
