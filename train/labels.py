@@ -10,6 +10,7 @@ from framecache.cache.derivation import read_derivation
 from framecache.cache.errors import InputError
 from framecache.cache.fingerprint import digest_source, stat_source
 from framecache.cache.folders import scan_folder
+from framecache.cache.import_config import IMPORTED
 from framecache.cache.ledger import LedgerRow
 from framecache.cache.manifest import Video, read_manifest
 from framecache.cache.reader import FeatureSet
@@ -36,7 +37,8 @@ def label_videos(features: FeatureSet, config: FitConfig) -> LabeledVideos:
     ledger = features.ledger()
     present = [video for video in videos if video.video_id in features]
     without = _without_features(videos, features, ledger, config, where)
-    _refuse_other_contents(present, ledger, features.name)
+    if not features.spec.backbone.startswith(IMPORTED):  # whose contents are files of features, not of videos
+        _refuse_other_contents(present, ledger, features.name)
     digests = {video_id: row.source_digest for video_id, row in ledger.items()}
     labels = task.read(present, features, config)
     labeled = split_videos(present, digests, task.strata(labels), config, config.seed, where)
