@@ -44,7 +44,7 @@ class ArrayFolder:
 
     Attributes:
         feature_shape: Of one frame; most videos have it.
-        dtype: That holds all their numbers.
+        dtype: float16 if most of their numbers are, else float32.
         keys: The arrays that are taken, in order; none where arrays need no name.
         unlisted: Videos that the manifest does not list, which are left out.
     """
@@ -69,8 +69,9 @@ class ArrayFolder:
             first = next(iter(headers.items()))
             raise InputError(f"{where}: none of {len(found)} videos can be imported; {first[0]!r}: {first[1]}")
         self.feature_shape = most_common_shape([header.shape[1:] for header in usable])
-        fitting = [header.dtype for header in usable if header.shape[1:] == self.feature_shape]
-        self.dtype = "float16" if all(dtype == np.float16 for dtype in fitting) else "float32"
+        # As most of them are, so that one more file does not make another feature set.
+        halves = [header.dtype == np.float16 for header in usable if header.shape[1:] == self.feature_shape]
+        self.dtype = "float16" if sum(halves) > len(halves) / 2 else "float32"
         self._videos = [(video, headers[video.video_id]) for video in found]
         self._require_fps(where)
 

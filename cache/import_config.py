@@ -22,7 +22,7 @@ class ImportConfig:
         fps: Frames per second of videos for which neither the files nor --manifest say it (TFRecords: 1).
         manifest: CSV or JSONL that names the videos (video_id or path); its columns fps and num_frames count too.
         root: Folder that the manifest's paths start from; by default the manifest's own.
-        dtype: Stored dtype; by default float16 of float16 and of 8-bit TFRecords, else float32.
+        dtype: Stored dtype; by default float16 if most files have it, and of 8-bit TFRecords, else float32.
         seal_seconds: Imported videos become visible, and safe, at least so often.
         shard_mb: Shards are sealed at this size, in millions of bytes.
     """
