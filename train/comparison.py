@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from framecache.train.config import NOT_COMPARED
 from framecache.train.filters import as_text
 from framecache.train.folds import pool_folds
 from framecache.train.results import Result
 from framecache.train.scoring import Outcome
 from framecache.train.significance import LEVEL, bootstrap, holm, interval, mcnemar, paired_bootstrap
 
-_PLACES = ("manifest", "root", "cache", "runs", "name")  # of the config: where things are, not what they are
 BOOTSTRAP, MCNEMAR = "paired bootstrap", "exact McNemar"
 BEST, NOISE, WORSE, BETTER = "best", "within noise", "worse", "better"
 
@@ -173,7 +173,7 @@ def _compare(results: Sequence[Result], group: bool) -> Comparison:
 
 
 def _fields(result: Result) -> dict[str, Any]:
-    return {name: value for name, value in result.config.items() if name not in (*_PLACES, "seed")}
+    return {name: value for name, value in result.config.items() if name not in (*NOT_COMPARED, "seed")}
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -12,6 +12,9 @@ from framecache.cache.errors import InputError
 _MAX_NAME = 200
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
 TASK_NAMES = ("classification", "multilabel", "regression", "frames")
+PLACES = ("manifest", "root", "cache", "runs", "name")  # fields that say where things are, not what they are
+# Fields that make no other experiment: the videos that are left of a manifest are compared themselves.
+NOT_COMPARED = (*PLACES, "threads", "duplicates", "near_duplicate", "missing")
 CLIP_NAMES = ("spread", "crop", "windows")
 MODEL_NAMES = ("lstm", "stacked-lstm", "bilstm", "gru", "attention-lstm", "mean")
 

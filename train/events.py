@@ -14,11 +14,10 @@ from tensorboard.plugins.hparams.summary import session_end_pb
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from framecache.train.config import NOT_COMPARED
+
 _FLUSH_SECONDS = 5
-_NO_HPARAMS = (  # where things are, and what decides no number
-    *("manifest", "root", "cache", "runs", "name", "threads"),
-    *("duplicates", "near_duplicate", "missing", "top_k"),
-)
+_NO_HPARAMS = (*NOT_COMPARED, "top_k")  # what decides no number
 
 
 class EventWriter:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from framecache.train.config import NOT_COMPARED
 from framecache.train.results import Result
 from framecache.train.scoring import Floats, Outcome
 
-_OF_A_FOLD = ("fold", "manifest", "root", "cache", "runs", "name")
+_OF_A_FOLD = ("fold", *NOT_COMPARED)
 
 
 class Folds(Outcome):

@@ -14,7 +14,7 @@ from framecache.cache.errors import InputError
 from framecache.cache.manifest import SPLITS
 from framecache.cache.reader import FeatureSet
 from framecache.cache.spec import diff_specs
-from framecache.train.config import FitConfig
+from framecache.train.config import NOT_COMPARED, FitConfig
 from framecache.train.experiment import GRID_DENSE
 from framecache.train.labels import label_videos
 from framecache.train.runs import RUN_FILE, Run, open_run
@@ -22,8 +22,6 @@ from framecache.train.split_file import SPLITS_FILE, manifest_root
 from framecache.train.splits import LabeledVideos
 from framecache.train.tasks import Task, make_task
 from framecache.train.unfinished import unfinished_identity, wanted_folder
-
-_NOT_COMPARED = ("manifest", "root", "cache", "runs", "name")  # where things are; what is in them is compared
 
 
 def refuse_other_table(path: Path, config: FitConfig) -> None:
@@ -34,7 +32,7 @@ def refuse_other_table(path: Path, config: FitConfig) -> None:
     """
     try:
         before = json.loads(path.read_text(encoding="utf-8"))["config"]
-        changes = _changes(before, asdict(config), (*_NOT_COMPARED, "seed", "num_seeds"))
+        changes = _changes(before, asdict(config), (*NOT_COMPARED, "seed", "num_seeds"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: is no table of framecache-train fidelity; choose another --name") from error
     if changes:
@@ -57,7 +55,7 @@ def same_run(folder: Path, features: FeatureSet, wanted: FitConfig, labeled: Lab
     before = dict(run.record.get("config") or {})
     if not wanted.dense and len(features.feature_shape) > 1 and before.get("dense") == GRID_DENSE:
         before["dense"] = 0  # what a grid gets of its own accord
-    changes = _changes(before, asdict(wanted), _NOT_COMPARED)
+    changes = _changes(before, asdict(wanted), NOT_COMPARED)
     if changes:
         raise InputError(f"{folder}: is a run of other settings ({changes}); {remedy}")
     if run.record.get("labels") != labels_digest(labeled, make_task(wanted, labeled)):
