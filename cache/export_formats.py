@@ -167,8 +167,9 @@ frame in its source, `(T,)` float64.
 import csv
 import numpy as np
 
-for row in csv.DictReader(open("videos.csv", encoding="utf-8")):
-    features = np.load(row["path"])
+with open("videos.csv", encoding="utf-8", newline="") as stream:
+    for row in csv.DictReader(stream):
+        features = np.load(row["path"])
 ```
 """,
     ),
@@ -232,9 +233,10 @@ for path in sorted(glob.glob("features-*.parquet")):
 import csv
 from safetensors import safe_open
 
-for row in csv.DictReader(open("videos.csv", encoding="utf-8")):
-    with safe_open(row["path"], framework="numpy") as file:
-        features = file.get_tensor("features/" + row["video_id"])
+with open("videos.csv", encoding="utf-8", newline="") as stream:
+    for row in csv.DictReader(stream):
+        with safe_open(row["path"], framework="numpy") as file:
+            features = file.get_tensor("features/" + row["video_id"])
 ```
 """,
     ),

@@ -141,7 +141,7 @@ def test_a_second_import_reads_and_adds_nothing(records: Path, imports: Import) 
 
 def test_another_content_under_an_id_is_refused(tmp_path: Path, records: Path, imports: Import) -> None:
     imports(records)
-    with pytest.raises(InputError, match="'aa00' was imported .* from other features"):
+    with pytest.raises(InputError, match=r"'aa00' was imported .* from other features"):
         imports(write(tmp_path / "new.tfrecord", example("aa00", rgb=RGB[::-1])))
 
 
