@@ -21,6 +21,7 @@ from framecache.train.leakage import NearDuplicate
 from framecache.train.leakage import told as told_near_duplicates
 from framecache.train.repeat import repeated_set, settings_of_run
 from framecache.train.runs import Run
+from framecache.train.serving_config import ExportConfig, PredictConfig
 
 app = make_app(
     "framecache-train",
@@ -30,7 +31,9 @@ app = make_app(
     "Example: framecache-train fit --from runs/efficientnet-lite0.gap-lstm-seed0 --set units=64\n"
     "Example: framecache-train fidelity efficientnet-lite0.gap efficientnet-lite0.gap.pca=64 --manifest videos/m.csv\n"
     "Example: framecache-train sweep experiments.toml\n"
-    "Example: framecache-train compare --filter units=64 --out comparison",
+    "Example: framecache-train compare --filter units=64 --out comparison\n"
+    "Example: framecache-train predict runs/NAME new-videos/ --top-k 3\n"
+    "Example: framecache-train export runs/NAME exported",
 )
 _SHOWN = 5  # of the videos left out
 _TOLD = {"map": "mAP", "mae": "MAE", "r2": "R²", "accuracy": "accuracy", "edit": "edit", "macro_f1": "macro F1"}
@@ -217,6 +220,66 @@ def compare_command(
     if out is not None:
         print(f"written: {out / 'report.html'}", file=sys.stderr if chosen else sys.stdout)
     return SOME_FAILED if compared.unreadable else OK
+
+
+@app.command(name="predict")
+def predict_command(
+    run_folder: Annotated[Path, Parameter(name="run", help="Folder of the run.")],
+    videos: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="video",
+            help="Videos, folders of videos, manifests; - for a path per line on standard input.",
+            allow_leading_hyphen=True,
+        ),
+    ] = (),
+    /,
+    *,
+    config: Annotated[PredictConfig | None, Parameter(name="*")] = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="", help="A line of JSON per video.")] = False,
+) -> int:
+    """Score videos with a trained run, as CSV; a video that cannot be scored is a row with its reason.
+
+    Features come from the cache where it has them of the same content, else from the videos, by the CNN, the frames
+    and the steps that the run's own were made by.
+
+    Example: framecache-train predict runs/lstm videos/ new.mp4 --top-k 3
+    Example: find . -name '*.mp4' | framecache-train predict runs/lstm - --windows 2 --timeline figures
+    """
+    from framecache.train.predict import find_videos, print_answers
+
+    settings = config or PredictConfig()
+    found = find_videos(videos, sys.stdin.buffer, settings.root)
+    return SOME_FAILED if print_answers(run_folder, found, settings, json_output) else OK
+
+
+@app.command(name="export")
+def export_command(
+    run_folder: Annotated[Path, Parameter(name="run", help="Folder of the run.")],
+    folder: Annotated[Path, Parameter(help="Folder to write; it must not exist yet.")],
+    /,
+    *,
+    config: Annotated[ExportConfig | None, Parameter(name="*", consume_multiple=True)] = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print card.json.")] = False,
+) -> int:
+    """Write a run as one self-contained model, frames in and scores out: Keras, SavedModel and LiteRT, and a card.
+
+    Frozen CNN, its preprocessing, reductions, derivations and the sequence model are all inside.
+
+    Example: framecache-train export runs/lstm exported
+    Example: framecache-train export runs/lstm live --stream --formats litert --size 360x640
+    """
+    from framecache.train.export import export
+
+    exported = export(run_folder, folder, config)
+    if json_output:
+        print(json.dumps(exported.card, indent=2, ensure_ascii=False))
+        return OK
+    print(exported.folder)
+    for name, file in exported.card["files"].items():
+        told = f"logits within {file['difference']:.1g} of the run's" if file["file"] else f"no: {file['reason']}"
+        print(f"{name:11s} {file['file'] or '-':12s} {told}")
+    return OK
 
 
 def _told_folds(records: Sequence[Mapping[str, Any]]) -> str:

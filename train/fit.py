@@ -25,6 +25,7 @@ from framecache.train.checkpoint import CHECKPOINT_FILE, Checkpoint
 from framecache.train.config import FitConfig
 from framecache.train.experiment import Experiment, Scored, Trained, open_experiment
 from framecache.train.leakage import NearDuplicate, near_duplicates
+from framecache.train.lineage import keep_lineage
 from framecache.train.machine import describe_machine, use_threads
 from framecache.train.outputs import per_class, write_figures, write_predictions
 from framecache.train.predictions import PREDICTIONS_FILE, Predictions
@@ -148,6 +149,7 @@ def write_run(
     }
     write_splits(folder / SPLITS_FILE, labeled, manifest_root(config), config.target)
     trained.model.save(folder / "model.keras")
+    keep_lineage(folder, features)
     if config.dense and ":" not in config.model:  # so that derive --dense can bake it
         kernel, bias = trained.model.get_layer("projection").get_weights()
         trained_on = [video.video_id for video in labeled.splits["train"]]

@@ -23,6 +23,7 @@ from framecache.cache.fingerprint import digest_source
 from framecache.cache.folders import scan_folder
 from framecache.cache.manifest import MANIFEST_SUFFIXES, Video, printable, read_manifest
 from framecache.cache.reader import FeatureSet
+from framecache.cache.sources import Url, as_source, require_library
 from framecache.cache.spec import folder_name
 from framecache.cache.store import Cache
 from framecache.train.answers import COLUMNS, Answer, Question, frame_ends
@@ -41,7 +42,7 @@ def find_videos(sources: Sequence[str], listed: Iterable[bytes] = (), root: Path
     """The videos that are meant; a file that is not there is one too, of which predicting will say so.
 
     Args:
-        sources: Videos, folders, manifests, and ``-`` for what is listed.
+        sources: Videos, folders, manifests, URLs of videos or manifests, and ``-`` for what is listed.
         listed: A path per line, as on standard input.
         root: Folder that a manifest's paths start from; by default the manifest's own.
 
@@ -53,20 +54,23 @@ def find_videos(sources: Sequence[str], listed: Iterable[bytes] = (), root: Path
         if source == STDIN:
             for line in listed:
                 path = os.fsdecode(line.rstrip(b"\r\n"))
-                found += _videos_of(Path(path), root) if path else []
+                found += _videos_of(path, root) if path else []
         else:
-            found += _videos_of(Path(source), root)
+            found += _videos_of(source, root)
     if not found:
         raise InputError("predict: expected videos, folders, manifests, or - for a list of paths on standard input")
     return found
 
 
-def _videos_of(source: Path, root: Path | None) -> list[Video]:
-    if source.is_dir():
-        return scan_folder(source)
-    if source.suffix.lower() in MANIFEST_SUFFIXES:
-        return read_manifest(source, root)
-    return [Video(printable(str(source)), source.absolute())]
+def _videos_of(source: str, root: Path | None) -> list[Video]:
+    path = as_source(source)
+    if isinstance(path, Url):
+        require_library(path)
+    elif path.is_dir():
+        return scan_folder(path)
+    if path.suffix.lower() in MANIFEST_SUFFIXES:
+        return read_manifest(path, root)
+    return [Video(printable(str(path)), path if isinstance(path, Url) else path.absolute())]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +135,9 @@ class Predictor:
     def _plan(self, videos: Sequence[Video]) -> _Plan:
         plan = _Plan(videos, self._cached_set(), {}, [], {})
         for number, video in enumerate(videos):
+            if isinstance(video.path, Url):  # its content is not known before it is transferred
+                plan.todo.append(number)
+                continue
             try:
                 found = plan.features and plan.features.video_with_content(digest_source(video.path) + video.segment)
                 if found and plan.features and plan.features.is_intact(found):

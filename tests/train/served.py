@@ -92,6 +92,7 @@ def write_clips(folder: Path, size: tuple[int, int] = (48, 64)) -> Path:
 
 def serve(folder: Path, reduce: Sequence[str], dtype: Any = "float16", backbone: str | None = "tiny") -> Served:
     """Clips with features of these reductions."""
+    folder.mkdir(exist_ok=True)
     own = write_backbone(folder / "tiny.keras") if backbone == "tiny" else None
     manifest = write_clips(folder / "clips", (48, 64) if own else (240, 320))
     served = Served(folder, manifest, folder / "features", own)
