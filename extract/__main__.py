@@ -9,19 +9,24 @@ import socket
 import sys
 import threading
 from contextlib import suppress
-from typing import Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from framecache.cache.cli import INTERRUPTED, OK, SOME_FAILED, format_bytes, make_app, run
+from framecache.cache.errors import InputError
 from framecache.extract.config import ExtractConfig, ExtractReport
+from framecache.extract.layouts import LayoutConfig, write_layout
 from framecache.extract.pipeline import extract
 
 app = make_app(
     "framecache-extract",
     "Run a frozen CNN over all frames of a video data set, once, and store the features.\n\n"
     "Example: framecache-extract videos/manifest.csv --reduce gap gmp\n"
-    "Example: framecache-extract videos/ --backbone MobileNetV2 --sample fps=8",
+    "Example: framecache-extract videos/ --backbone MobileNetV2 --sample fps=8\n"
+    "Example: framecache-extract UCF101/ --layout ucf101 --split 1",
 )
 _SHOWN_FAILURES = 20
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
@@ -38,12 +43,27 @@ def main_command(
     /,
     *,
     config: Annotated[ExtractConfig | None, Parameter(name="*", consume_multiple=True)] = None,
+    layout: Annotated[LayoutConfig | None, Parameter(name="*")] = None,
     json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print the report as JSON.")] = False,
 ) -> int:
     """Compute what is missing of a source's features."""
+    said: dict[str, Any] = {}
+    if layout is not None and layout.layout is not None:
+        root, config = Path(source), config or ExtractConfig()
+        if config.root is not None:
+            raise InputError("--root: expected none beside --layout, whose manifest starts from SOURCE")
+        made = write_layout(root, layout)
+        source, config = str(made.manifest), replace(config, root=root)
+        said = {"layout": made.to_json()}
+        if not json_output:
+            print("\n".join(made.lines()), flush=True)
+        if layout.manifest_only:
+            if json_output:
+                print(json.dumps(said, indent=2, ensure_ascii=False))
+            return OK
     report = extract(source, config, progress=True)
     if json_output:
-        print(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        print(json.dumps(said | report.to_json(), indent=2, ensure_ascii=False))
     else:
         _print_report(report)
     return SOME_FAILED if report.failed or report.not_merged else OK
