@@ -33,6 +33,7 @@ class Fault:
         lasting: Whether all later operations fail too, as on a full disk.
         trace: File that gets a line per operation.
         progress: File that gets the time and the number of frames after each forward pass.
+        pass_seconds: What each forward pass takes longer, so that there is time to do something meanwhile.
     """
 
     folder: str
@@ -41,6 +42,7 @@ class Fault:
     lasting: bool = False
     trace: str | None = None
     progress: str | None = None
+    pass_seconds: float = 0.0
 
 
 class Launched:
@@ -256,10 +258,10 @@ def _install(fault: Fault) -> None:
     for module in (ledger, sealed):
         module.append_lines = append_lines  # type: ignore[attr-defined]
     if fault.progress is not None:
-        _record_progress(fault.progress)
+        _record_progress(fault.progress, fault.pass_seconds)
 
 
-def _record_progress(path: str) -> None:
+def _record_progress(path: str, pass_seconds: float) -> None:
     from framecache.extract import pipeline
 
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -267,6 +269,7 @@ def _record_progress(path: str) -> None:
 
     def recorded(run: Any, *arguments: Any) -> None:
         forward(run, *arguments)
+        time.sleep(pass_seconds)
         os.write(descriptor, f"{time.monotonic()} {run._report.num_frames}\n".encode())
 
     pipeline._Run._forward = recorded  # type: ignore[method-assign]

@@ -21,11 +21,14 @@ from tests.faults import Fault, Launched, Launcher, operations
 from .conftest import TINY_BACKBONE, shades, write_video
 
 COMMAND = "framecache.extract.__main__:main"
-NUM_VIDEOS, NUM_FRAMES = 40, 12
+QUICK_COMMAND = "numpy_network:main"
+NUM_VIDEOS, NUM_FRAMES = 29, 12
 BATCH_SIZE = 4
 SHARD_VIDEOS = 7
 SHARD_MB = SHARD_VIDEOS * NUM_FRAMES * 6 * 2 / 1e6  # six channels of float16
 MOST_FRAMES_LOST = SHARD_VIDEOS * NUM_FRAMES  # all but one wait for the seal, and the last is being computed
+NO_SEAL_MB = 512.0
+LONG_PASS_SECONDS = 0.01
 HOUR = 3600.0  # of --seal-seconds: shards are sealed by size alone, and the operations are the same in every run
 
 
@@ -60,10 +63,12 @@ class Extractions:
     Args:
         launcher: Forks the processes.
         folder: Where the clips, the caches and the logs go.
+        command: What the processes run.
     """
 
-    def __init__(self, launcher: Launcher, folder: Path) -> None:
+    def __init__(self, launcher: Launcher, folder: Path, command: str) -> None:
         self.launcher = launcher
+        self._command = command
         self.folder = folder
         self.clips = folder / "clips"
         for index in range(NUM_VIDEOS):
@@ -72,7 +77,7 @@ class Extractions:
         (self.clips / "copy.mp4").write_bytes((self.clips / "07.mp4").read_bytes())
         for cache in ("first", "whole"):  # the first process of all is slower than the others
             begin = time.monotonic()
-            status, ended = launcher.run(COMMAND, self.arguments(cache), self.fault(cache, trace=True))
+            status, ended = self.run(cache, self.fault(cache, trace=True))
             assert status == 1, ended.stderr  # one video is broken
             self.seconds = time.monotonic() - begin
         self.operations = operations(folder / "whole.trace")
@@ -87,19 +92,17 @@ class Extractions:
             *("--seal-seconds", str(HOUR), "--shard-mb", str(shard_mb)),
         ]
 
-    def fault(self, cache: str, at: int = 0, action: str = "kill", trace: bool = False, lasting: bool = False) -> Fault:
-        return Fault(
-            str(self.folder / cache),
-            at,
-            action,
-            lasting,
-            str(self.folder / f"{cache}.trace") if trace else None,
-            str(self.folder / f"{cache}.progress"),
-        )
+    def fault(self, cache: str, at: int = 0, action: str = "kill", trace: bool = False, **more: Any) -> Fault:
+        files = [str(self.folder / f"{cache}.{name}") for name in ("trace", "progress")]
+        return Fault(str(self.folder / cache), at, action, trace=files[0] if trace else None, progress=files[1], **more)
+
+    def run(self, cache: str, fault: Fault | None = None) -> tuple[int, Launched]:
+        """A whole extraction: its exit status, and the process that has ended."""
+        return self.launcher.run(self._command, self.arguments(cache), fault)
 
     def start(self, cache: str, at: int = 0, shard_mb: float = SHARD_MB, **fault: Any) -> Launched:
         (self.folder / f"{cache}.progress").write_text("")
-        return self.launcher.start(COMMAND, self.arguments(cache, shard_mb), self.fault(cache, at, **fault))
+        return self.launcher.start(self._command, self.arguments(cache, shard_mb), self.fault(cache, at, **fault))
 
     def wait_for_frames(self, cache: str, count: int) -> None:
         """Until so many frames have gone through the CNN of a process that was just started."""
@@ -154,15 +157,46 @@ class Extractions:
 
 
 @contextmanager
-def extractions(folder: Path) -> Iterator[Extractions]:
-    """Everything that TensorFlow needs for its start is done once, before the processes are forked."""
+def extractions(folder: Path, quick: bool = False) -> Iterator[Extractions]:
+    """Extractions whose start is done once, as far as can be, before the processes are forked.
+
+    Args:
+        folder: Where everything goes.
+        quick: Whether the CNN is one in NumPy, which starts at once, and not one in TensorFlow.
+    """
     code, logs = folder / "code", folder / "logs"
     code.mkdir()
     logs.mkdir()
     (code / "tiny_backbone.py").write_text(TINY_BACKBONE)
-    modules = ["tensorflow", "keras", "framecache.extract.__main__", "framecache.extract.pipeline", "tiny_backbone"]
-    with Launcher(logs, modules, [code]) as launcher:
-        yield Extractions(launcher, folder)
+    modules = ["framecache.extract.__main__", "framecache.extract.pipeline"]
+    modules += ["numpy_network"] if quick else ["tensorflow", "keras", "tiny_backbone"]
+    with Launcher(logs, modules, [code, Path(__file__).parent]) as launcher:
+        yield Extractions(launcher, folder, QUICK_COMMAND if quick else COMMAND)
+
+
+def interrupt(runs: Extractions, number: signal.Signals) -> None:
+    """Interrupts an extraction before its first seal, and completes it.
+
+    Raises:
+        AssertionError: What was complete is not sealed, or the end differs from an undisturbed extraction's.
+    """
+    cache = f"interrupted-{number}"
+    process = runs.start(cache, shard_mb=NO_SEAL_MB, pass_seconds=LONG_PASS_SECONDS)
+    runs.wait_for_frames(cache, 5 * NUM_FRAMES)
+    process.signal(number)
+    assert process.wait() == 130, process.stderr
+    assert "interrupted" in error_line(process.stderr)
+    sealed = runs.assert_whole(cache, {})
+    assert 2 * 3 <= len(sealed) < len(runs.digests)  # two feature sets; the newest videos wait for their batch
+    assert runs.start(cache).wait() == 1
+    assert runs.assert_whole(cache, sealed) == runs.digests
+
+
+def error_line(stderr: str) -> str:
+    """The one line that a failing command says; TensorFlow's own chatter aside."""
+    assert "Traceback" not in stderr
+    (line,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    return line
 
 
 def survive(runs: Extractions, kills: int, seed: int) -> Toll:

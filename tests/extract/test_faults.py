@@ -1,4 +1,7 @@
-"""Extractions that die, are interrupted, or meet a failing disk; tests/soak kills many more."""
+"""Extractions that die, are interrupted, or meet a failing disk.
+
+The CNN is one in NumPy; tests/soak does the same to TensorFlow's, many more times.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,23 @@ from framecache.cache import open_cache
 from framecache.cache.fingerprint import digest_source
 from framecache.extract import ExtractConfig, extract
 
-from .kills import NUM_FRAMES, Extractions, extractions, survive
-
-NO_SEAL_MB = 512.0
+from .kills import (
+    LONG_PASS_SECONDS,
+    NO_SEAL_MB,
+    NUM_FRAMES,
+    Extractions,
+    error_line,
+    extractions,
+    interrupt,
+    survive,
+)
+from .numpy_network import install
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Extractions]:
-    with extractions(tmp_path_factory.mktemp("runs")) as started:
+    with extractions(tmp_path_factory.mktemp("runs"), quick=True) as started:
         yield started
-
-
-def error_line(stderr: str) -> str:
-    """The one line that a failing command says; TensorFlow's own chatter aside."""
-    assert "Traceback" not in stderr
-    (line,) = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    return line
 
 
 def test_killed_extractions_end_with_the_digests_of_one_never_killed(runs: Extractions) -> None:
@@ -39,21 +43,12 @@ def test_killed_extractions_end_with_the_digests_of_one_never_killed(runs: Extra
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_seals_what_is_complete(number: signal.Signals, runs: Extractions) -> None:
-    cache = f"interrupted-{number}"
-    process = runs.start(cache, shard_mb=NO_SEAL_MB)
-    runs.wait_for_frames(cache, 5 * NUM_FRAMES)
-    process.signal(number)
-    assert process.wait() == 130
-    assert "interrupted" in error_line(process.stderr)
-    sealed = runs.assert_whole(cache, {})
-    assert 2 * 3 <= len(sealed) < len(runs.digests)  # two feature sets; the newest videos wait for their batch
-    assert runs.start(cache).wait() == 1
-    assert runs.assert_whole(cache, sealed) == runs.digests
+    interrupt(runs, number)
 
 
 def test_a_second_interrupt_ends_at_once(runs: Extractions) -> None:
     first_seal = [number for number, step in enumerate(runs.operations, 1) if step == "open"][2] + 1  # after two specs
-    process = runs.start("impatient", first_seal, NO_SEAL_MB, action="hang")
+    process = runs.start("impatient", first_seal, NO_SEAL_MB, action="hang", pass_seconds=LONG_PASS_SECONDS)
     runs.wait_for_frames("impatient", 5 * NUM_FRAMES)
     process.signal(signal.SIGINT)
     while not list(runs.folder.glob("impatient/*/.shard*")):
@@ -79,7 +74,7 @@ def test_a_failing_disk_ends_the_run_in_one_line_and_the_next_goes_on(
 
 
 def test_a_cache_that_vanishes_ends_the_run_in_one_line(runs: Extractions) -> None:
-    process = runs.start("vanished")
+    process = runs.start("vanished", pass_seconds=LONG_PASS_SECONDS)
     runs.wait_for_frames("vanished", 5 * NUM_FRAMES)
     (runs.folder / "vanished").rename(runs.folder / "elsewhere")
     assert process.wait() in (1, 2)
@@ -90,9 +85,9 @@ def test_a_cache_that_vanishes_ends_the_run_in_one_line(runs: Extractions) -> No
 
 
 def test_a_second_extraction_says_who_holds_the_feature_set(runs: Extractions) -> None:
-    first = runs.start("twice")
+    first = runs.start("twice", pass_seconds=LONG_PASS_SECONDS)
     runs.wait_for_frames("twice", NUM_FRAMES)
-    status, second = runs.launcher.run("framecache.extract.__main__:main", runs.arguments("twice"))
+    status, second = runs.run("twice")
     assert status == 2
     assert f"process {first.pid} on {os.uname().nodename}, since 20" in error_line(second.stderr)
     assert first.wait() == 1
@@ -100,14 +95,15 @@ def test_a_second_extraction_says_who_holds_the_feature_set(runs: Extractions) -
 
 
 def test_a_video_that_cannot_be_read_for_a_moment_fails_alone_and_is_tried_again(
-    clips: Path, tmp_path: Path, tiny_backbone: str, monkeypatch: pytest.MonkeyPatch
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreadable(path: Path) -> str:
         if path.name == "two.mp4":
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return digest_source(path)
 
-    config = ExtractConfig(cache=tmp_path / "features", backbone=tiny_backbone, engine="tensorflow")
+    install(monkeypatch.setattr)
+    config = ExtractConfig(cache=tmp_path / "features")
     with monkeypatch.context() as patch:
         patch.setattr("framecache.extract.plan.digest_source", unreadable)
         report = extract(clips, config)
@@ -115,4 +111,4 @@ def test_a_video_that_cannot_be_read_for_a_moment_fails_alone_and_is_tried_again
     assert (report.computed, len(report.failed)) == (2, 1)
     report = extract(clips, config)
     assert (report.computed, report.cached, report.failed) == (1, 2, {})
-    assert len(open_cache(config.cache)["build.gap"]) == 3
+    assert len(open_cache(config.cache)["numpy.gap"]) == 3
