@@ -73,7 +73,7 @@ def test_what_video_features_wrote_is_imported_with_its_times(folder: Path, impo
 
 
 def test_arrays_of_several_keys_are_put_behind_each_other(folder: Path, imports: Import, opened: Any) -> None:
-    rgb, flow = numbers(2000, 512), numbers(2000, 700)  # blocks of other lengths
+    rgb, flow = numbers(5000, 512), numbers(5000, 700)  # blocks of other lengths
     save_as_video_features(folder, "a", rgb=rgb, flow=flow)
     save_as_video_features(folder, "b", rgb=rgb[:3], flow=flow[:4])
     with pytest.raises(InputError, match="several arrays, flow, rgb; name one or more of them with --key"):
@@ -172,9 +172,19 @@ def test_other_content_under_a_name_is_refused_before_anything_is_added(
     np.save(folder / "b.npy", numbers(4, 8))
     np.save(folder / "a.npy", numbers(4, 8))
     with pytest.raises(InputError, match=r"'b' was imported .* from other features \(\w{4}… → \w{4}…\)"):
-        imports(fps=25)
+        imports(fps=25, shard_mb=1e-6)  # so small that each video would be sealed on its own
     assert list(opened(report)) == ["b"]
     np.testing.assert_array_equal(opened(report)["b"], before)
+
+
+def test_other_times_are_another_content(tmp_path: Path, folder: Path, imports: Import) -> None:
+    np.save(folder / "a.npy", numbers(4, 8))
+    for fps in (25, 30):
+        (tmp_path / "videos.csv").write_text(f"path,fps\narrays/a.npy,{fps}\n")
+        if fps == 25:
+            imports(manifest=tmp_path / "videos.csv")
+    with pytest.raises(InputError, match="from other features"):
+        imports(manifest=tmp_path / "videos.csv")
 
 
 def test_options_that_change_numbers_make_another_feature_set(folder: Path, imports: Import) -> None:

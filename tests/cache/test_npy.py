@@ -75,8 +75,9 @@ def test_what_is_no_whole_array_of_numbers_is_refused(
             archive.writestr("x.npy", content)
     else:
         path.write_bytes(content)
-    with pytest.raises(ArrayError, match=message):
-        list(read_blocks(path, name))
+    for read in (read_header, read_array, lambda *where: list(read_blocks(*where))):
+        with pytest.raises(ArrayError, match=message):
+            read(path, name)
 
 
 def test_a_broken_archive_and_a_pipe_are_refused(tmp_path: Path) -> None:
