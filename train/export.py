@@ -188,13 +188,16 @@ def _expected(
 def _run(form: Form, probe: NDArray[np.uint8], stream: bool, states: Sequence[Any]) -> NDArray[np.float32]:
     """Logits of an exported model for the probe, of its last frame if it takes one at a time."""
     if not stream:
-        return form({"frames": probe, "lengths": np.array([probe.shape[1]], np.int32)})["logits"][0]
+        whole: NDArray[np.float32] = form({"frames": probe, "lengths": np.array([probe.shape[1]], np.int32)})["logits"]
+        first: NDArray[np.float32] = whole[0]
+        return first
     before = {tensor.name: np.zeros((1, tensor.shape[1]), np.float32) for tensor in states}
     found: Arrays = {}
     for frame in probe[0]:
         found = form({"frame": frame[None], **before})
         before = {name: found[f"next_{name}"] for name in before}
-    return found["logits"][0]
+    last: NDArray[np.float32] = found["logits"][0]
+    return last
 
 
 def _write_keras(path: Path, model: Any, build_one: Callable[[], Any]) -> Form:

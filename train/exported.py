@@ -189,13 +189,16 @@ def _counted(values: Tensor) -> Tensor:
 
 
 def _scaled(pixels: Tensor, size: tuple[int, int], geometry: Geometry) -> Tensor:
-    """Crops and scales as the decoder's scaler does, but for its rounding and its bicubic coefficients."""
+    """Crops and scales as the decoder's scaler does of 4:2:0 video, whose crops begin and end at even pixels.
+
+    What is left are other bicubic coefficients, and colours that were converted before: 0.3 of 255 on average.
+    """
     height, width = size
     if size == (geometry.height, geometry.width):
         return pixels
     if geometry.fit == "crop":
-        side = max(1, round(geometry.crop_fraction * min(height, width)))
-        top, left = (height - side) // 2, (width - side) // 2
+        side = max(2, round(geometry.crop_fraction * min(height, width)) & ~1)
+        top, left = (height - side) // 2 & ~1, (width - side) // 2 & ~1
         pixels = pixels[:, top : top + side, left : left + side]
     scale = layers.Resizing(geometry.height, geometry.width, geometry.interpolation, antialias=True)
     return ops.clip(ops.round(scale(pixels)), 0.0, 255.0)

@@ -33,7 +33,7 @@ def format_card(card: Mapping[str, Any]) -> str:
         f"Frames are RGB, upright, {frames['height']} × {frames['width']} pixels, "
         + (
             "and scaled inside to the size of the CNN (antialiased; the decoder of framecache-extract computes "
-            "slightly other pixels, which moves scores a little)."
+            "slightly other pixels, by 0.3 of 255 on average)."
             if frames["resized_inside"]
             else f"cropped and scaled as the CNN wants it: {_geometry(spec['preprocessing'])}."
         ),

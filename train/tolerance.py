@@ -73,7 +73,8 @@ def _pooled(pool: str, variances: Floats) -> Floats:
     """Of a mean the variance falls with the number of positions; of the others it is that of one of them at most."""
     positions = variances.shape[1] * variances.shape[2]
     mean, largest = variances.mean(axis=(1, 2)) / positions, variances.max(axis=(1, 2))
-    return {"gap": mean, "gap+gmp": np.concatenate([mean, largest], axis=1)}.get(pool, largest)
+    found: Floats = {"gap": mean, "gap+gmp": np.concatenate([mean, largest], axis=1)}.get(pool, largest)
+    return found
 
 
 def _steps(features: NDArray[np.floating], lineage: Lineage) -> Floats:
@@ -81,7 +82,8 @@ def _steps(features: NDArray[np.floating], lineage: Lineage) -> Floats:
     if lineage.spec.dtype == "uint8" and lineage.derivation is not None:
         _, scale = quantisation(lineage.derivation.arrays)
         return np.broadcast_to(scale, features.shape).astype(np.float64)
-    return np.spacing(np.abs(features.astype(lineage.spec.dtype))).astype(np.float64)
+    steps: Floats = np.spacing(np.abs(features.astype(lineage.spec.dtype))).astype(np.float64)
+    return steps
 
 
 def logit_tolerance(model: Any, features: NDArray[np.floating], deviations: Floats) -> float:
