@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +17,9 @@ from numpy.typing import ArrayLike
 from framecache.cache import Cache, Spec
 from framecache.cache.shard import VideoRow
 from framecache.cache.writer import ShardWriter
+
+# A job in the background of a shell without job control is deaf to Ctrl-C, and so would be all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("framecache", deadline=None, max_examples=50)
 settings.load_profile("framecache")
