@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -73,7 +72,7 @@ def list_sets(*, cache: CacheFolder = Path("features"), json: AsJson = False) ->
 def info(name: SetName, /, *, cache: CacheFolder = Path("features"), json: AsJson = False) -> int:
     """Show one feature set: its spec, its size, and what became of its videos."""
     features = open_cache(cache)[name]
-    statuses = Counter(row.status for row in features.ledger().values())
+    statuses = features.statuses()
     if json:
         _print_json({**summary(features), "spec": features.spec.to_dict(), "videos": dict(statuses)})
         return OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -351,6 +352,10 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         told += [(line.after_shard, 1, line.row) for line in lines]
         return {row.video_id: row for _, _, row in sorted(told, key=lambda item: item[:2])}
 
+    def statuses(self) -> Counter[str]:
+        """How many videos the ledger has of each status, without reading the rest of it."""
+        return self._view.statuses()
+
     def live_rows(self) -> list[tuple[ShardInfo, int, VideoRow]]:
         """What a copy of this set has to hold: each stored row that still counts, under a name that leads to it.
 
@@ -410,11 +415,13 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         while True:
             view, rows = self._locate(video_ids)
             shard_of, starts, lengths = view.spans
-            found = []
+            found, shard = [], -1
             try:
                 for row in rows:
-                    shard, start, length = shard_of[row], starts[row], lengths[row]
-                    mapped = self._maps.get(view.files[shard], name, view.shards[shard])
+                    start, length = starts[row], lengths[row]
+                    if shard_of[row] != shard:
+                        shard = shard_of[row]
+                        mapped = self._maps.get(view.files[shard], name, view.shards[shard])
                     found.append(mapped[start : start + (length if max_len is None else min(length, max_len))])
             except FileNotFoundError:
                 self._renew_if_gone(view.shards[shard])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
@@ -50,6 +51,7 @@ class View:
         columns = [*(info.index["video_id"] for info in shards), column]
         hashes = [*(info.name_hashes for info in shards), hash_names(column)]
         self._names = NameIndex(columns, told, anew, void, hashes)
+        self._lines = lines
         self._led_to = np.full(len(lines), -1)  # the row with a duplicate's content
         # In the end, since the shard with the content may have been replaced by one that is newer than the line.
         copies = [number for number, line in enumerate(lines) if line.row.status == "duplicate"]
@@ -102,6 +104,16 @@ class View:
         counted = np.zeros(self._begins[-1], np.bool_)
         counted[self._rows_of(self._names.rows)] = True
         return int(self._column("length", np.int64)[counted].sum())
+
+    def statuses(self) -> Counter[str]:
+        """How many videos ended as ``ok``, ``duplicate`` and ``failed`` by the latest word on each."""
+        rows, last = self._begins[-1], {line.row.video_id: line.row.status for line in self._lines}
+        found = self._names.find([video_id.encode() for video_id in last]) if last else []
+        counts = Counter[str](
+            status for status, number in zip(last.values(), found, strict=True) if not 0 <= number < rows
+        )
+        counts["ok"] += int(np.count_nonzero(self._names.rows < rows))
+        return +counts
 
     def narrow_to(self, before: View) -> list[str]:
         """Keeps of these videos the ones that an earlier view has with the same features, in its order.

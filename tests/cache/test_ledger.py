@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,26 @@ def test_a_duplicate_may_be_told_before_a_failure_and_after(tmp_path: Path, spec
     features = FeatureSet(folder, spec)
     assert features.length("copy") == 3
     assert features.ledger()["copy"] == copy
+
+
+@settings(max_examples=40)
+@given(
+    lines=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(["v1", "v2", "v3", "copy"]), st.sampled_from(["v1", "v2", ""])),
+        max_size=6,
+    )
+)
+def test_statuses_are_counted_as_the_ledger_has_them(
+    lines: list[tuple[int, str, str]], spec: Spec, fill_set: FillSet
+) -> None:
+    with TemporaryDirectory() as name:
+        folder = fill_set(Path(name), spec, {"v1": ones(2), "v2": ones(3)})
+        fill_set(Path(name), spec, {"v2": ones(4), "v3": ones(1)})
+        for after_shard, video_id, original in lines:
+            told = {"status": "duplicate", "source_digest": f"content of {original}"} if original else {}
+            append_journal(folder, after_shard, [replace(FAILED, video_id=video_id, **told)])
+        features = FeatureSet(folder, spec)
+        assert features.statuses() == Counter(row.status for row in features.ledger().values())
 
 
 def test_losing_the_journal_loses_no_features(tmp_path: Path, spec: Spec, fill_set: FillSet) -> None:
