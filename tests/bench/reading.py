@@ -21,7 +21,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from measure import Row, Work, versus
+from measure import Row, Work, take_turns, versus
 from numpy.typing import NDArray
 
 from framecache.cache import FeatureSet, Spec, open_cache
@@ -56,18 +56,6 @@ def _batches(features: FeatureSet, folder: Path) -> Iterator[Row]:
     spans = dict(zip(features, zip(begins.tolist(), lengths.tolist(), strict=True), strict=True))
     array = np.concatenate([features[video_id] for video_id in features])
 
-    def gather(rows_of: Callable[[str], NDArray[np.float16]]) -> Gather:
-        def one(video_ids: Sequence[str]) -> Batch:
-            found = [rows_of(video_id) for video_id in video_ids]
-            counts = np.array([len(rows) for rows in found])
-            batch = np.empty((len(found), counts.max(), _DIM), np.float16)
-            for row, rows in zip(batch, found, strict=True):
-                row[: len(rows)] = rows
-                row[len(rows) :] = 0
-            return batch, counts
-
-        return one
-
     def rows_in(source: NDArray[np.float16] | h5py.Dataset) -> Callable[[str], NDArray[np.float16]]:
         def rows_of(video_id: str) -> NDArray[np.float16]:
             begin, length = spans[video_id]
@@ -86,10 +74,10 @@ def _batches(features: FeatureSet, folder: Path) -> Iterator[Row]:
     (shard,) = features.shards
     with h5py.File(shard.path) as plain, h5py.File(folder / "gzip.h5") as packed:
         peers: dict[str, tuple[Gather, float]] = {
-            "one array in RAM": (gather(rows_in(array)), 0.9),
-            "h5py on the same file": (gather(rows_in(plain["features"])), 1.8),
-            "one .npy per video": (gather(load), 7.0),
-            "HDF5 in gzip-1 chunks": (gather(rows_in(packed["features"])), 30.0),
+            "one array in RAM": (_gather(rows_in(array)), 0.9),
+            "h5py on the same file": (_gather(rows_in(plain["features"])), 1.8),
+            "one .npy per video": (_gather(load), 7.0),
+            "HDF5 in gzip-1 chunks": (_gather(rows_in(packed["features"])), 30.0),
         }
         for name, (theirs, target) in peers.items():
             _require_equal(features.batch, theirs, features.video_ids[:_BATCH])
@@ -100,6 +88,21 @@ def _batches(features: FeatureSet, folder: Path) -> Iterator[Row]:
                 _shuffled(features.video_ids, theirs),
                 target,
             )
+
+
+def _gather(rows_of: Callable[[str], NDArray[np.float16]]) -> Gather:
+    """Batches of what is found by name, padded."""
+
+    def gather(video_ids: Sequence[str]) -> Batch:
+        found = [rows_of(video_id) for video_id in video_ids]
+        counts = np.array([len(rows) for rows in found])
+        batch = np.empty((len(found), counts.max(), *found[0].shape[1:]), np.float16)
+        for row, rows in zip(batch, found, strict=True):
+            row[: len(rows)] = rows
+            row[len(rows) :] = 0
+        return batch, counts
+
+    return gather
 
 
 def _shuffled(video_ids: Sequence[str], gather: Gather) -> Work:
@@ -211,14 +214,27 @@ def _opening(folder: Path) -> Iterator[Row]:
         yield Row(name, "ms", per_video[count], per_video[_COUNTS[0]], 0.9)
     command = [sys.executable, "-m", "framecache.cache", "ls", "--cache", str(folder / str(_COUNTS[-1]))]
     yield Row("framecache ls of them, against the limit", "s", _seconds(command), 1.0, 1.0)
-    few, many = (open_cache(folder / str(count))["bench"] for count in (_COUNTS[0], _COUNTS[-1]))
-    yield versus(
-        f"batches of {_BATCH} by video_id: from {_COUNTS[-1]:,}, against from {_COUNTS[0]:,}",
-        "videos/s",
-        _sampled(many),
-        _sampled(few),
-        0.9,
-    )
+    yield from _by_name(*(open_cache(folder / str(count))["bench"] for count in (_COUNTS[0], _COUNTS[-1])))
+
+
+def _by_name(few: FeatureSet, many: FeatureSet) -> Iterator[Row]:
+    """What a million videos cost per batch, and how much of that a dict and an array in RAM lose to caches too."""
+    works = {"few": _sampled(few, few.batch), "many": _sampled(many, many.batch)}
+    works |= {"dict, few": _sampled(few, _by_dict(few)), "dict, many": _sampled(many, _by_dict(many))}
+    rates = take_turns(works)
+    what, unit = f"batches of {_BATCH} by video_id: from {len(many):,}", "videos/s"
+    against_few = rates["many"] / rates["few"], rates["dict, many"] / rates["dict, few"]
+    yield Row(f"{what}, against from {len(few):,}", unit, rates["many"], rates["few"], 0.9)
+    yield Row(f"{what}, share kept of the rate from {len(few):,}, against a dict's and array's", "", *against_few, 0.9)
+    yield Row(f"{what}, against a dict and one array in RAM", unit, rates["many"], rates["dict, many"])
+
+
+def _by_dict(features: FeatureSet) -> Gather:
+    """The same batches by a dict of all names, from one array."""
+    array = np.concatenate([features[video_id] for video_id in features])
+    ends = np.cumsum([features.length(video_id) for video_id in features]).tolist()
+    spans = {video_id: slice(begin, end) for video_id, begin, end in zip(features, [0, *ends], ends, strict=False)}
+    return _gather(lambda video_id: array[spans[video_id]])
 
 
 def _open(folder: Path) -> list[float]:
@@ -237,14 +253,14 @@ def _seconds(command: Sequence[str]) -> float:
     return statistics.median(taken)
 
 
-def _sampled(features: FeatureSet, num_batches: int = 500) -> Work:
+def _sampled(features: FeatureSet, gather: Gather, num_batches: int = 500) -> Work:
     """Batches of random videos, the same ones at each call."""
     chosen = random.Random(0).choices(features.video_ids, k=num_batches * _BATCH)
     video_ids = [video_id[:1] + video_id[1:] for video_id in chosen]  # copies, side by side in memory
 
     def work() -> float:
         for begin in range(0, len(video_ids), _BATCH):
-            features.batch(video_ids[begin : begin + _BATCH])
+            gather(video_ids[begin : begin + _BATCH])
         return len(video_ids)
 
     return work
