@@ -2,9 +2,11 @@
 
 Why a file and not a stream that FFmpeg reads from: the content digest needs every byte, so that a stream with seeks
 would transfer a video once for its digest and more than once for its frames (an index at the end of the file, the
-counting pass of ``num=N``, a shortcut's second look). A file works with servers that know no ranges, and what is
-decoded is what was digested. Meanwhile others are decoded: transfers run ahead of the decoders, by a bounded number of
-files. The decode processes see files only; FFmpeg opens no URL, whatever a video or a playlist names.
+counting pass of ``num=N``, a shortcut's second look). Through fsspec's block caches, an mp4 with its index at the end
+took 2.0 to 2.9 times its size in 7 to 19 requests; here it takes its size in 2. A file works with servers that know no
+ranges, too, and what is decoded is what was digested. Meanwhile others are decoded: transfers run ahead of the
+decoders, by a bounded number of files. The decode processes see files only; FFmpeg opens no URL, whatever a video or a
+playlist names.
 """
 
 from __future__ import annotations
