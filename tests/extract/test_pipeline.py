@@ -23,28 +23,57 @@ from framecache.extract import pipeline
 from framecache.extract.backbones import load_backbone
 from framecache.extract.config import ExtractConfig
 from framecache.extract.decoder import Finished
-from framecache.extract.engines import TensorFlowEngine
 from framecache.extract.pipeline import extract
 from framecache.extract.video import Clip, DecodeStats, decode
 
-from .conftest import shades, write_video
+from .conftest import TINY_BACKBONE, shades, write_video
+from .numpy_network import NumpyEngine, install
 
 
 @pytest.fixture
-def config(tiny_backbone: str, tmp_path: Path) -> ExtractConfig:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExtractConfig:
+    """The CNN is one in NumPy, which starts at once."""
+    install(monkeypatch.setattr)
+    return ExtractConfig(cache=tmp_path / "features", batch_size=4)
+
+
+@pytest.fixture
+def keras_config(tiny_backbone: str, tmp_path: Path) -> ExtractConfig:
+    """The CNN is one in Keras."""
     return ExtractConfig(cache=tmp_path / "features", backbone=tiny_backbone, engine="tensorflow", batch_size=4)
 
 
-def digests(config: ExtractConfig, name: str = "build.gap") -> dict[str, str]:
+@pytest.fixture(scope="module")
+def keras_extracted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ExtractConfig]]:
+    """Two clips of 5 and 3 frames, and the configuration under which their features were extracted."""
+    folder = tmp_path_factory.mktemp("extracted")
+    for name, count in (("one", 5), ("two", 3)):
+        write_video(folder / f"clips/{name}.mp4", shades(count))
+    (folder / "tiny_backbone.py").write_text(TINY_BACKBONE)
+    config = ExtractConfig(cache=folder / "features", backbone="tiny_backbone:build", engine="tensorflow", batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        assert extract(folder / "clips", config).computed == 2
+        yield folder / "clips", config
+
+
+@pytest.fixture
+def extracted(keras_extracted: tuple[Path, ExtractConfig], tmp_path: Path) -> tuple[Path, ExtractConfig]:
+    """The same with a cache of one's own."""
+    clips, config = keras_extracted
+    return clips, replace(config, cache=shutil.copytree(config.cache, tmp_path / "features"))
+
+
+def digests(config: ExtractConfig, name: str = "numpy.gap") -> dict[str, str]:
     ledger = open_cache(config.cache)[name].ledger()
     return {video_id: row.feature_digest for video_id, row in ledger.items()}
 
 
-def test_cached_features_are_those_of_each_frame_alone(clips: Path, config: ExtractConfig) -> None:
-    report = extract(clips, replace(config, dtype="float32"))
+def test_cached_features_are_those_of_each_frame_alone(clips: Path, keras_config: ExtractConfig) -> None:
+    report = extract(clips, replace(keras_config, dtype="float32"))
     assert (report.num_videos, report.computed, report.num_frames, report.failed) == (3, 3, 16, {})
-    features = open_cache(config.cache)["build.gap"]
-    backbone = load_backbone(config.backbone)
+    features = open_cache(keras_config.cache)["build.gap"]
+    backbone = load_backbone(keras_config.backbone)
     import keras
 
     network = keras.Model(backbone.model.input, backbone.model.get_layer("late").output)
@@ -67,10 +96,10 @@ def test_neither_the_order_of_videos_nor_the_workers_change_a_digest(
     assert digests(config) == digests(other)
 
 
-def test_one_pass_gives_every_tap_and_reduction(clips: Path, config: ExtractConfig) -> None:
-    report = extract(clips, replace(config, tap=("early", "late"), reduce=("gap", "gmp", "grid")))
+def test_one_pass_gives_every_tap_and_reduction(clips: Path, keras_config: ExtractConfig) -> None:
+    report = extract(clips, replace(keras_config, tap=("early", "late"), reduce=("gap", "gmp", "grid")))
     assert report.num_frames == 16
-    cache = open_cache(config.cache)
+    cache = open_cache(keras_config.cache)
     assert {name.rpartition("-")[0] for name in cache} == {
         f"build{tap}.{reduction}" for tap in ("", "@early") for reduction in ("gap", "gmp", "grid")
     }
@@ -105,7 +134,7 @@ def test_one_more_video_computes_only_that_one(clips: Path, config: ExtractConfi
     write_video(clips / "b/four.mp4", shades(9))
     report = extract(clips, replace(config, reduce=("gap", "gmp")))
     assert (report.computed, report.cached, report.num_frames) == (1, 3, 9)
-    assert len(open_cache(config.cache)["build.gap"]) == len(open_cache(config.cache)["build.gmp"]) == 4
+    assert len(open_cache(config.cache)["numpy.gap"]) == len(open_cache(config.cache)["numpy.gmp"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -121,12 +150,14 @@ def test_one_more_video_computes_only_that_one(clips: Path, config: ExtractConfi
     ids=lambda change: next(iter(change)),
 )
 def test_what_changes_the_numbers_makes_another_feature_set(
-    clips: Path, config: ExtractConfig, change: dict[str, Any]
+    extracted: tuple[Path, ExtractConfig], change: dict[str, Any]
 ) -> None:
-    (first,) = extract(clips, config).feature_sets
+    clips, config = extracted
+    (first,) = open_cache(config.cache)
     before = digests(config, first)
-    (second,) = extract(clips, replace(config, **change)).feature_sets
-    assert first != second
+    report = extract(clips, replace(config, **change))
+    assert report.computed == 2
+    assert set(open_cache(config.cache)) == {first, *report.feature_sets} > {first}
     assert digests(config, first) == before
 
 
@@ -136,11 +167,12 @@ def test_what_changes_the_numbers_makes_another_feature_set(
     ids=lambda change: next(iter(change)),
 )
 def test_what_changes_no_number_keeps_the_feature_set(
-    clips: Path, config: ExtractConfig, change: dict[str, Any]
+    extracted: tuple[Path, ExtractConfig], change: dict[str, Any]
 ) -> None:
-    (first,) = extract(clips, config).feature_sets
+    clips, config = extracted
+    (first,) = open_cache(config.cache)
     report = extract(clips, replace(config, **change))
-    assert (report.feature_sets, report.cached) == ([first], 3)
+    assert (report.feature_sets, report.cached) == ([first], 2)
 
 
 def test_a_changed_file_under_an_old_name_is_computed_again(clips: Path, config: ExtractConfig) -> None:
@@ -149,7 +181,7 @@ def test_a_changed_file_under_an_old_name_is_computed_again(clips: Path, config:
     write_video(clips / "a/one.mp4", shades(6)[::-1])
     report = extract(clips, config)
     assert (report.computed, report.cached) == (1, 2)
-    features = open_cache(config.cache)["build.gap"]
+    features = open_cache(config.cache)["numpy.gap"]
     assert len(features["a/one.mp4"]) == 6
     assert digests(config)["a/one.mp4"] != before["a/one.mp4"]
 
@@ -175,7 +207,7 @@ def test_an_identical_file_under_a_new_name_costs_no_pass(clips: Path, config: E
     shutil.copy(clips / "a/one.mp4", clips / "b/copy.mp4")
     report = extract(clips, config)
     assert (report.computed, report.duplicates, report.num_frames) == (0, 1, 0)
-    features = open_cache(config.cache)["build.gap"]
+    features = open_cache(config.cache)["numpy.gap"]
     np.testing.assert_array_equal(features["b/copy.mp4"], features["a/one.mp4"])
     assert features.ledger()["b/copy.mp4"].status == "duplicate"
     assert extract(clips, config).cached == 4
@@ -185,7 +217,7 @@ def test_copies_within_one_run_are_computed_once(clips: Path, config: ExtractCon
     shutil.copy(clips / "a/one.mp4", clips / "b/copy.mp4")
     report = extract(clips, config)
     assert (report.computed, report.duplicates, report.num_frames) == (3, 1, 16)
-    assert len(open_cache(config.cache)["build.gap"]) == 4
+    assert len(open_cache(config.cache)["numpy.gap"]) == 4
 
 
 def test_a_copy_of_a_broken_video_fails_with_it(clips: Path, config: ExtractConfig) -> None:
@@ -193,7 +225,7 @@ def test_a_copy_of_a_broken_video_fails_with_it(clips: Path, config: ExtractConf
         (clips / f"{name}.mp4").write_bytes(b"no video at all")
     report = extract(clips, config)
     assert set(report.failed) == {"x.mp4", "y.mp4"}
-    rows = open_cache(config.cache)["build.gap"].ledger()
+    rows = open_cache(config.cache)["numpy.gap"].ledger()
     assert rows["y.mp4"].status == "failed"
     assert "same content as x.mp4" in rows["y.mp4"].reason
 
@@ -203,7 +235,7 @@ def test_every_video_ends_in_the_ledger_and_bad_ones_stop_nothing(clips: Path, c
     (clips / "empty.mp4").write_bytes(b"")
     report = extract(clips, config)
     assert report.computed == 3
-    rows = open_cache(config.cache)["build.gap"].ledger()
+    rows = open_cache(config.cache)["numpy.gap"].ledger()
     assert {name: row.status for name, row in rows.items()} == {
         "a/one.mp4": "ok",
         "a/two.mp4": "ok",
@@ -223,7 +255,7 @@ def test_a_failed_video_is_reported_again_but_tried_again_only_when_asked(clips:
     assert set(again.failed) == {"bad.mp4"}
     assert (config.cache / again.feature_sets[0] / "ledger.jsonl").read_text() == ledger
     assert again.engine == ""  # nothing was run
-    assert extract(clips, replace(config, retry_failed=True)).engine == "tensorflow"
+    assert extract(clips, replace(config, retry_failed=True)).engine == "numpy"
 
 
 def test_a_mended_video_is_tried_again_without_asking(clips: Path, config: ExtractConfig) -> None:
@@ -232,37 +264,37 @@ def test_a_mended_video_is_tried_again_without_asking(clips: Path, config: Extra
     write_video(clips / "bad.mp4", shades(3))
     report = extract(clips, config)
     assert (report.computed, report.failed) == (1, {})
-    assert open_cache(config.cache)["build.gap"].ledger()["bad.mp4"].status == "ok"
+    assert open_cache(config.cache)["numpy.gap"].ledger()["bad.mp4"].status == "ok"
 
 
 def test_a_video_that_breaks_after_it_was_cached_is_no_longer_served(clips: Path, config: ExtractConfig) -> None:
     extract(clips, config)
     (clips / "a/one.mp4").write_bytes(b"overwritten")
     extract(clips, config)
-    features = open_cache(config.cache)["build.gap"]
+    features = open_cache(config.cache)["numpy.gap"]
     assert "a/one.mp4" not in features
     assert features.ledger()["a/one.mp4"].status == "failed"
 
 
-def test_numbers_too_large_for_float16_fail_with_the_way_out(clips: Path, config: ExtractConfig) -> None:
-    report = extract(clips, replace(config, backbone="tiny_backbone:large"))
+def test_numbers_too_large_for_float16_fail_with_the_way_out(clips: Path, keras_config: ExtractConfig) -> None:
+    report = extract(clips, replace(keras_config, backbone="tiny_backbone:large"))
     assert set(report.failed) == {"a/one.mp4", "a/two.mp4", "b/three.mp4"}
     assert "not finite in float16; try --dtype float32" in report.failed["a/one.mp4"]
-    assert extract(clips, replace(config, backbone="tiny_backbone:large", dtype="float32")).failed == {}
+    assert extract(clips, replace(keras_config, backbone="tiny_backbone:large", dtype="float32")).failed == {}
 
 
-def test_one_reduction_that_is_not_finite_leaves_the_others_alone(clips: Path, config: ExtractConfig) -> None:
+def test_one_reduction_that_is_not_finite_leaves_the_others_alone(clips: Path, keras_config: ExtractConfig) -> None:
     # The mean of a bright and many dark pixels fits into float16, the brightest alone does not.
     for number, path in enumerate(clips.rglob("*.mp4")):
         frames = np.zeros((2, 16, 16, 3), np.uint8)
         frames[:, :4, :4] = 50 + 4 * number
         write_video(path, frames)
-    report = extract(clips, replace(config, backbone="tiny_backbone:large", reduce=("gmp", "gap"), tap=("late",)))
+    report = extract(clips, replace(keras_config, backbone="tiny_backbone:large", reduce=("gmp", "gap"), tap=("late",)))
     assert all("not finite" in reason for reason in report.failed.values())
     statuses = {
         name.partition("-")[0]: row.status
         for name in report.feature_sets
-        for row in open_cache(config.cache)[name].ledger().values()
+        for row in open_cache(keras_config.cache)[name].ledger().values()
     }
     assert statuses == {"large.gmp": "failed", "large.gap": "ok"}
 
@@ -289,7 +321,7 @@ def test_a_moments_unreadability_hides_no_features(
     with monkeypatch.context() as patch:
         patch.setattr("framecache.extract.plan.stat_source", refuse)
         assert set(extract(clips, config).failed.values()) == {"cannot be read: Permission denied"}
-    assert len(open_cache(config.cache)["build.gap"]) == 3
+    assert len(open_cache(config.cache)["numpy.gap"]) == 3
     assert extract(clips, config).cached == 3
 
 
@@ -345,7 +377,7 @@ def test_an_interrupt_seals_what_is_complete_and_the_next_run_goes_on(
         patch.setattr(pipeline, "make_engine", make_tired_engine)
         with pytest.raises(KeyboardInterrupt):
             extract(clips, config)
-    assert set(open_cache(config.cache)["build.gap"]) == {"a/one.mp4"}  # 5 frames, of 8 computed
+    assert set(open_cache(config.cache)["numpy.gap"]) == {"a/one.mp4"}  # 5 frames, of 8 computed
     assert not list(config.cache.rglob(".*partial"))
     report = extract(clips, config)
     assert (report.computed, report.cached) == (2, 1)
@@ -360,11 +392,11 @@ def test_a_feature_set_that_is_being_written_is_not_written_twice(clips: Path, c
         extract(clips, config)
 
 
-def test_wrong_input_writes_nothing(clips: Path, config: ExtractConfig) -> None:
+def test_wrong_input_writes_nothing(clips: Path, keras_config: ExtractConfig) -> None:
     for wrong in ({"tap": ("nope",)}, {"backbone": "nope"}, {"root": Path("/nonexistent")}):
         with pytest.raises(InputError):
-            extract(clips / "a" / "gone.mp4" if "root" in wrong else clips, replace(config, **wrong))
-    assert not config.cache.exists()
+            extract(clips / "a" / "gone.mp4" if "root" in wrong else clips, replace(keras_config, **wrong))
+    assert not keras_config.cache.exists()
 
 
 @pytest.mark.parametrize(
@@ -421,9 +453,12 @@ def test_a_run_says_what_it_was_bound_by_and_what_it_saves(
                 num_clips -= isinstance(event, Finished)
                 yield event
 
-    elif slow == "CNN":
-        monkeypatch.setattr(TensorFlowEngine, "run", slowed(TensorFlowEngine.run))
-    else:
+    else:  # all is decoded before anything is waited for
+        decoded = pipeline.DecoderPool.__iter__
+        monkeypatch.setattr(pipeline.DecoderPool, "__iter__", lambda pool: iter(list(decoded(pool))))
+    if slow == "CNN":
+        monkeypatch.setattr(NumpyEngine, "run", slowed(NumpyEngine.run))
+    elif slow == "write":
         monkeypatch.setattr(VideoBuffer, "append", slowed(VideoBuffer.append))
     report = extract(clips, config)
     assert report.bound_by == slow
