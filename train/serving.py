@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError, SpecMismatchError
+from framecache.cache.import_config import IMPORTED
 from framecache.cache.manifest import Video
 from framecache.cache.reductions import parse_reduction
 from framecache.cache.sampling import parse_sampling
@@ -62,6 +63,11 @@ def serving_backbone(leaves: Sequence[Spec], backbone: str | None = None, weight
         SpecMismatchError: It is another one; the message has the difference.
     """
     name = backbone or leaves[0].backbone
+    if name.startswith(IMPORTED):
+        raise InputError(
+            f"{leaves[0].short_name}: its features were imported, and the CNN that made them is not known here; "
+            "only videos whose features are in the cache can be scored"
+        )
     own = name.endswith(".keras") or ":" in name
     normalisation = str(leaves[0].preprocessing.get("normalisation", NO_NORMALISATION))
     try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from framecache.cache import open_cache
+from framecache.cache import InputError, open_cache
 from framecache.cache.spec import Spec
 from framecache.train.lineage import Lineage, read_lineage
+from framecache.train.serving import serving_backbone
 from framecache.train.tolerance import feature_deviations
 
 from .served import Case, Served, derived, every_way, make_run, require_equal, serve
@@ -65,3 +67,8 @@ def test_eight_bits_deviate_by_a_level(served: Served, tmp_path: Path) -> None:
     np.testing.assert_array_equal(values, open_cache(served.cache)[case.feature_set]["clip0.mp4"])
     assert (deviations >= 4 / 255).all()  # whitened components are stored from -2 to 2
     assert (deviations < 8 / 255).all()
+
+
+def test_imported_features_name_no_cnn_that_could_make_more(make_spec: Callable[..., Spec]) -> None:
+    with pytest.raises(InputError, match="imported, and the CNN that made them is not known"):
+        serving_backbone([make_spec(backbone="imported:resnet50")])
