@@ -160,6 +160,7 @@ def test_floats_and_times_of_an_export_are_imported_to_the_bit(tmp_path: Path, i
         (b"\xff", "no SequenceExample"),
         (example("video-level", mean_rgb=[]), "feature lists none"),
     ],
+    ids=["no-record", "no-message", "no-feature-list"],  # a message's bytes differ from process to process
 )
 def test_files_without_a_usable_record_are_refused(
     tmp_path: Path, imports: Import, record: bytes | None, message: str
