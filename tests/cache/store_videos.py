@@ -17,7 +17,7 @@ from framecache.cache.store import lock_for_writing
 from framecache.cache.writer import ShardWriter
 
 SPEC = Spec("net", "3fa9" * 16, "top", True, {}, "all", "gap", (4,))
-LENGTHS = {f"v{index}": index + 2 for index in range(5)}
+LENGTHS = {f"v{index}": index + 2 for index in range(3)}
 FAILED, COPY = "broken", "copy-of-v1"
 ALL = {*LENGTHS, FAILED, COPY}
 app = make_app("store-videos", "Store features.")
@@ -33,7 +33,7 @@ def store(cache: Path) -> int:
             for place, (video_id, length) in enumerate(LENGTHS.items()):
                 if video_id not in done:
                     add(writer, video_id, length)
-                if place == 2 and FAILED not in ledger:
+                if place == 1 and FAILED not in ledger:
                     append_journal(folder, writer.last_shard, [LedgerRow(FAILED, FAILED, "failed", "no video stream")])
         if COPY not in ledger:
             row = LedgerRow(COPY, COPY, "duplicate", "same content as v1", source_digest="content of v1")

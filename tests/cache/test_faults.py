@@ -137,7 +137,7 @@ def test_a_failing_disk_is_one_line_and_hides_nothing(
 
 REAL_DISK = """
 set -u
-mount -t tmpfs -o size=32k none "$1"
+mount -t tmpfs -o size=16k none "$1"
 python=$2
 "$python" -m store_videos "$1/features"; echo "full: $?"
 mount -o remount,size=1m "$1"

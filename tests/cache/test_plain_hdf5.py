@@ -18,6 +18,7 @@ from framecache.cache.plain_hdf5 import NotPlainError, _message, read_layout
 from framecache.cache.reader import list_shards
 from framecache.cache.shard import DATASETS, ShardInfo, _check, _read_plain, read_shard
 
+from .flip_worker import flipped
 from .flips import random_flips
 
 MakeSpec = Callable[..., Spec]
@@ -79,15 +80,16 @@ def test_a_file_of_another_form_is_left_to_libhdf5(shard: Path, tmp_path: Path) 
 
 def test_any_flipped_bit_is_noticed_or_changes_nothing_that_is_read(shard: Path, tmp_path: Path) -> None:
     expected, whole, copy = told(read_shard(shard)), shard.read_bytes(), tmp_path / shard.name
+    copy.write_bytes(whole)
     noticed = 0
     for byte, bit in random_flips(shard, 4000, seed=5):
-        copy.write_bytes(whole[:byte] + bytes([whole[byte] ^ 1 << bit]) + whole[byte + 1 :])
-        try:
-            found = _check(copy, _read_plain(copy))
-        except (NotPlainError, ShardError, ValueError, TypeError):
-            noticed += 1
-        else:
-            assert told(found) == expected, (byte, bit)
+        with flipped(copy, whole, byte, bit):
+            try:
+                found = _check(copy, _read_plain(copy))
+            except (NotPlainError, ShardError, ValueError, TypeError):
+                noticed += 1
+            else:
+                assert told(found) == expected, (byte, bit)
     assert noticed > 400
 
 

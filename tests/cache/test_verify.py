@@ -86,10 +86,10 @@ def test_any_flipped_bit_is_found_or_changes_nothing_that_is_read(
     rng = np.random.default_rng(0)
     videos = {f"class/{'long-' * number}video.mp4": rng.normal(size=(3 + number, 4)) for number in range(6)}
     (path,) = list_shards(fill_set(tmp_path, spec, videos))
-    ends = flip_bits(path, spec, random_flips(path, 2000, seed=0), tmp_path, monkeypatch)
+    ends = flip_bits(path, spec, random_flips(path, 600, seed=0), tmp_path, monkeypatch)  # make soak flips more
     assert ends["something"] == []
-    assert len(ends["detected"]) > 500
-    assert len(ends["nothing"]) > 100  # padding; otherwise the comparison above would prove little
+    assert len(ends["detected"]) > 150
+    assert len(ends["nothing"]) > 30  # padding; otherwise the comparison above would prove little
 
 
 def test_a_shard_cut_at_any_length_is_found(tmp_path: Path, folder: Path, spec: Spec) -> None:
