@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import keras
+import matplotlib
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ from framecache.extract.layers import digest_layers
 from framecache.extract.networks import application_names
 from framecache.extract.video import Clip, DecodeStats, Geometry, decode
 
-PALACE, DAISY = 698, 985  # ImageNet classes
+ACADEMIC_GOWN, MILITARY_UNIFORM, MORTARBOARD = 400, 652, 667  # ImageNet classes
 
 
 class _SizeFoundError(Exception):
@@ -167,13 +169,12 @@ def test_a_layer_without_a_map_is_refused(tiny_backbone: str) -> None:
         load_backbone(tiny_backbone).map_shape("top")
 
 
-@pytest.mark.parametrize(("picture", "expected"), [("china.jpg", PALACE), ("flower.jpg", DAISY)])
-def test_efficientnet_lite0_knows_a_palace_and_a_daisy(picture: str, expected: int, tmp_path: Path) -> None:
-    import sklearn.datasets
-
-    source = Path(sklearn.datasets.__file__).parent / "images" / picture
-    (tmp_path / picture).write_bytes(source.read_bytes())
+def test_efficientnet_lite0_knows_what_grace_hopper_wears(tmp_path: Path) -> None:
+    """The portrait that comes with matplotlib: the uniform and cap of a rear admiral of the US Navy."""
+    shutil.copy(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg", tmp_path)
     backbone = load_backbone("efficientnet-lite0")
     (block,) = decode(Clip(tmp_path, Sampling(), backbone.geometry), DecodeStats())
     logits = backbone.model(backbone.normalise(block.frames.astype(np.float32)), training=False)
-    assert int(np.argmax(logits)) == expected
+    assert set(np.argsort(logits[0])[-3:].tolist()) == {ACADEMIC_GOWN, MILITARY_UNIFORM, MORTARBOARD}
+    probabilities = np.asarray(keras.ops.softmax(logits[0]))[[ACADEMIC_GOWN, MORTARBOARD, MILITARY_UNIFORM]]
+    np.testing.assert_allclose(probabilities, [0.23, 0.21, 0.20], atol=0.01)  # as it was when this was written

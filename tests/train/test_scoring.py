@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
 
 from framecache.train.predictions import Predictions
 from framecache.train.scoring import Classification, Frames, Labels, Multilabel, Outcome, Regression
@@ -74,16 +73,32 @@ def test_confusions_and_recalls() -> None:
     assert of_frames.tolist() == [[1, 0], [1, 1]]
 
 
-def test_average_precision_is_the_one_of_scikit_learn_under_any_weights() -> None:
+def weighted_average_precision(logits: Any, targets: Any, weights: Any) -> float:
+    """By its definition: at each threshold that is a logit, the recall gained times the precision."""
+    total, recall = 0.0, 0.0
+    for threshold in sorted(set(logits.tolist()), reverse=True):
+        hits, found = (weights * targets)[logits >= threshold].sum(), weights[logits >= threshold].sum()
+        gained = hits / (weights * targets).sum() - recall
+        total += gained * hits / found if gained else 0.0
+        recall += gained
+    return float(total)
+
+
+# Means over the classes that occur of average_precision_score of scikit-learn 1.9.1, for the weights below.
+MAP_OF_SCIKIT_LEARN = [0.365223668, 0.428113297, 0.333936052, 0.409926532, 0.383739150, 0.330292505]
+
+
+def test_average_precision_is_the_one_of_its_definition_and_of_scikit_learn_under_any_weights() -> None:
     rng = np.random.default_rng(0)
     logits = rng.integers(-3, 4, size=(30, 4)) / 2  # with equal ones
     targets = rng.random((30, 4)) < [0.5, 0.1, 0.3, 0.0]  # the last class does not occur
     outcome = Multilabel(predictions(logits, targets), "abcd")
     weights = np.concatenate([np.ones((1, 30)), rng.integers(0, 3, size=(5, 30)).astype(float)])
+    np.testing.assert_allclose(outcome.scores(weights), MAP_OF_SCIKIT_LEARN, rtol=1e-6)
     expected = [
         np.mean(
             [
-                average_precision_score(targets[:, column], logits[:, column], sample_weight=row)
+                weighted_average_precision(logits[:, column], targets[:, column], row)
                 for column in range(4)
                 if (row * targets[:, column]).any()
             ]

@@ -121,10 +121,12 @@ def test_the_order_of_the_rows_does_not_matter(rows: list[Row], seed: int, rando
     assert dealt[0] == dealt[1] == dealt[2]
 
 
-def test_groups_are_dealt_no_less_evenly_than_by_scikit_learn() -> None:
-    from sklearn.model_selection import StratifiedGroupKFold
+# Of StratifiedGroupKFold(5, shuffle=True, random_state=seed) of scikit-learn 1.9.1, for the videos of each seed below.
+UNEVENNESS_OF_SCIKIT_LEARN = 1.508961
 
-    ours, theirs = [], []
+
+def test_groups_are_dealt_no_less_evenly_than_by_scikit_learn() -> None:
+    found = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
         groups = rng.integers(0, 25, 200)
@@ -132,13 +134,8 @@ def test_groups_are_dealt_no_less_evenly_than_by_scikit_learn() -> None:
         videos = [video(f"{n:03d}", str(labels[n]), group=str(groups[n])) for n in range(200)]
         strata = {one.video_id: one.label or "" for one in videos}
         parts = deal(units_of(videos, {}), strata, (0.2,) * 5, seed)
-        ours.append(unevenness(np.array([parts[one.video_id] for one in videos]), labels))
-        folds = np.zeros(200, int)
-        splitter = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
-        for number, (_, held_out) in enumerate(splitter.split(labels, labels, groups)):
-            folds[held_out] = number
-        theirs.append(unevenness(folds, labels))
-    assert np.mean(ours) <= np.mean(theirs)
+        found.append(unevenness(np.array([parts[one.video_id] for one in videos]), labels))
+    assert np.mean(found) <= UNEVENNESS_OF_SCIKIT_LEARN
 
 
 def unevenness(folds: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:
