@@ -71,7 +71,10 @@ class Launched:
 
 
 class Launcher:
-    """Imports ``modules`` once and forks a process per call of a function in one of them."""
+    """Imports ``modules`` once and forks a process per call of a function in one of them.
+
+    Those that are imported late are worth naming too: each process would import them again.
+    """
 
     def __init__(self, folder: Path, modules: Sequence[str], paths: Iterable[Path] = ()) -> None:
         self._folder = folder

@@ -29,7 +29,7 @@ SEAL = ["open", "write", "close", "fsync", "replace", "fsync", "unlink", "append
 @pytest.fixture(scope="module")
 def launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     folder = tmp_path_factory.mktemp("logs")
-    with Launcher(folder, ["store_videos"], [Path(__file__).parent]) as started:
+    with Launcher(folder, ["filelock", "h5py", "store_videos"], [Path(__file__).parent]) as started:
         yield started
 
 

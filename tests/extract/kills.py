@@ -168,7 +168,7 @@ def extractions(folder: Path, quick: bool = False) -> Iterator[Extractions]:
     code.mkdir()
     logs.mkdir()
     (code / "tiny_backbone.py").write_text(TINY_BACKBONE)
-    modules = ["framecache.extract.__main__", "framecache.extract.pipeline"]
+    modules = ["filelock", "framecache.extract.__main__", "framecache.extract.pipeline", "h5py"]
     modules += ["numpy_network"] if quick else ["tensorflow", "keras", "tiny_backbone"]
     with Launcher(logs, modules, [code, Path(__file__).parent]) as launcher:
         yield Extractions(launcher, folder, QUICK_COMMAND if quick else COMMAND)
