@@ -150,6 +150,11 @@ def as_source(source: str | Path | Url) -> Source:
     return Url(text)
 
 
+def public_text(path: Path) -> str:
+    """A path as it may be kept in a file: without the credentials of a URL that was taken for one."""
+    return str(as_source(path))
+
+
 def require_library(url: Url) -> None:
     """Refuses a URL whose library is not there, before anything is written.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framecache.cache.errors import InputError
+from framecache.cache.sources import public_text
 
 _MAX_NAME = 200
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
@@ -222,6 +223,11 @@ class FitConfig(TaskConfig, SplitConfig, ClipConfig, ModelConfig):
                 f"--name {self.name[:_MAX_NAME]!r}: expected the plain name of a folder, without slashes or control "
                 f"characters, with no dot at its ends and of {_MAX_NAME} bytes at most"
             )
+
+    @property
+    def manifest_name(self) -> str:
+        """The manifest as messages and files name it: without the credentials of a URL."""
+        return "the manifest" if self.manifest is None else public_text(self.manifest)
 
     def _refuse_what_the_task_cannot(self) -> None:
         if self.task == "regression" and self.class_weights:

@@ -21,6 +21,7 @@ from framecache.cache.manifest import Video, read_manifest
 from framecache.cache.plugins import import_callable
 from framecache.cache.quiet import quiet_stderr
 from framecache.cache.reader import FeatureSet
+from framecache.cache.sources import public_text
 from framecache.cache.spec import folder_name
 from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
@@ -143,7 +144,7 @@ class FidelityReport:
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
-        value: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        value: dict[str, Any] = json.loads(json.dumps(asdict(self), default=public_text))
         return value
 
 
@@ -166,7 +167,7 @@ def compare_fidelity(sets: Sequence[str], config: FidelityConfig, progress: bool
     store = open_cache(config.cache)
     compared = _open_sets([store[name] for name in sets])
     videos = _read_videos(config)
-    _refuse_other_videos(compared, videos, str(config.manifest))
+    _refuse_other_videos(compared, videos, config.manifest_name)
     labeled = {seed: _checked_labels(compared, config, seed) for seed in config.seeds}
     first = labeled[config.seed].splits
     for features in compared:
@@ -209,7 +210,7 @@ def _read_videos(config: FitConfig) -> list[Video]:
     videos = scan_folder(config.manifest) if folder else read_manifest(config.manifest, config.root)
     if not any(video.split == "test" for video in videos):
         raise InputError(
-            f"{config.manifest}: no video is in the test split; all seeds are compared on the same test videos, so "
+            f"{config.manifest_name}: no video is in the test split; all seeds are compared on the same test videos, so "
             "name them in a column 'split'"
         )
     return videos

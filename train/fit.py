@@ -20,6 +20,7 @@ from framecache.cache.durable import PARTIAL_SUFFIX
 from framecache.cache.errors import FramecacheError
 from framecache.cache.manifest import SPLITS
 from framecache.cache.projection import write_projection
+from framecache.cache.sources import public_text
 from framecache.cache.store import open_cache
 from framecache.train.checkpoint import CHECKPOINT_FILE, Checkpoint
 from framecache.train.config import FitConfig
@@ -173,7 +174,8 @@ def command_of(feature_set: str, config: FitConfig) -> str:
         if value == field.default or field.name == "name":
             continue
         flag = "--" + field.name.replace("_", "-")
-        words += [flag] if value is True else [flag, str(value)]
+        text = public_text(value) if isinstance(value, Path) else str(value)
+        words += [flag] if value is True else [flag, text]
     return shlex.join(words)
 
 
@@ -207,4 +209,4 @@ def _tell(line: str) -> None:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {name: public_text(value) if isinstance(value, Path) else value for name, value in values.items()}

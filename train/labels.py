@@ -31,7 +31,7 @@ def label_videos(features: FeatureSet, config: FitConfig) -> LabeledVideos:
     """
     if config.manifest is None:
         raise InputError("--manifest: expected the CSV, JSONL or folder with the labels; found none")
-    where = str(config.manifest)
+    where = config.manifest_name
     videos = _read_videos(config, config.manifest)
     task = TASKS[config.task]
     ledger = features.ledger()

@@ -59,7 +59,9 @@ def same_run(folder: Path, features: FeatureSet, wanted: FitConfig, labeled: Lab
     if changes:
         raise InputError(f"{folder}: is a run of other settings ({changes}); {remedy}")
     if run.record.get("labels") != labels_digest(labeled, make_task(wanted, labeled)):
-        raise InputError(f"{folder}: is a run with other labels or splits than {wanted.manifest} has now; {remedy}")
+        raise InputError(
+            f"{folder}: is a run with other labels or splits than {wanted.manifest_name} has now; {remedy}"
+        )
     return run if unfinished is None else None
 
 
@@ -96,7 +98,9 @@ def refuse_other_labels(run: Run, features: FeatureSet, wanted: FitConfig) -> No
     remedy = "train on these by fit SET, without --from"
     if not then.folds and (run.folder / SPLITS_FILE).is_file():
         remedy += f"; those of the run are in {run.folder / SPLITS_FILE}: --manifest, with --root {manifest_root(now)}"
-    raise InputError(f"{run.folder}: was trained with other labels or splits than {now.manifest} has now; {remedy}")
+    raise InputError(
+        f"{run.folder}: was trained with other labels or splits than {now.manifest_name} has now; {remedy}"
+    )
 
 
 def labels_digest(labeled: LabeledVideos, task: Task) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from framecache.cache.errors import InputError
+from framecache.cache.sources import public_text
 from framecache.cache.spec import folder_name
 from framecache.train.config import FitConfig
 from framecache.train.trials import Trial
@@ -243,6 +244,6 @@ def plain_text(value: Any) -> str:
     """A value as a message has it."""
     if value is None:
         return "nothing"
-    return (
-        value if isinstance(value, str) else str(value) if isinstance(value, Path) else json.dumps(value, default=str)
-    )
+    if isinstance(value, Path):
+        return public_text(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

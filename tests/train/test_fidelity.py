@@ -611,3 +611,9 @@ def test_a_label_stays_near_its_point() -> None:
 def test_sets_of_one_size_and_no_deviation_can_be_drawn(tmp_path: Path) -> None:
     plot_fidelity(tmp_path / "x.png", ["a", "b", "c"], [2560, 2560, 128], [1.0, 1.0, 0.0], [0.0] * 3, "title")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_as_json_holds_no_credentials_of_its_manifests_url() -> None:
+    config = FidelityConfig(manifest=Path("https://reader:s3cret@example.org/manifest.csv"))
+    report = FidelityReport(Path("runs/fidelity"), config, 1, (), ())
+    assert report.to_json()["config"]["manifest"] == "https://example.org/manifest.csv"

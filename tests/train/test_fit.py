@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import keras
 import numpy as np
 import pytest
@@ -184,6 +185,18 @@ def test_a_run_that_does_not_finish_leaves_no_folder(
     with pytest.raises(KeyboardInterrupt):
         fit("toy.gap", configure(data, tmp_path, name="mine"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_of_a_run_holds_the_credentials_of_its_manifests_url(data: Data, tmp_path: Path) -> None:
+    files = fsspec.filesystem("memory")
+    files.pipe_file("/reader:s3cret@bucket/manifest.csv", data.manifest.read_bytes())
+    manifest = Path("memory://reader:s3cret@bucket/manifest.csv")
+    made = fit("toy.gap", configure(data, tmp_path, manifest=manifest, root=data.manifest.parent, epochs=1))
+    files.rm("/reader:s3cret@bucket", recursive=True)
+    holding = [path.name for path in made.folder.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+    assert not holding
+    assert "--manifest memory://bucket/manifest.csv" in made.record["command"]
+    assert made.record["config"]["manifest"] == "memory://bucket/manifest.csv"
 
 
 def test_a_manifest_whose_paths_start_elsewhere_needs_root(data: Data, tmp_path: Path) -> None:

@@ -191,3 +191,9 @@ def test_another_sweep_of_the_same_name_is_refused_with_the_difference(
         require_extension(parse(**old).describe(), parse(**new).describe(), "runs/study")
     assert difference in str(error.value)
     assert "runs/study" in str(error.value)
+
+
+def test_a_sweeps_description_holds_no_credentials_of_its_manifests_url_and_its_trials_do() -> None:
+    sweep = parse(manifest="https://reader:s3cret@example.org/manifest.csv?token=s3cret")
+    assert sweep.describe()["fixed"]["manifest"] == "https://example.org/manifest.csv"
+    assert "s3cret" in str(sweep.trials({})[0].config.manifest)
