@@ -210,8 +210,8 @@ def _read_videos(config: FitConfig) -> list[Video]:
     videos = scan_folder(config.manifest) if folder else read_manifest(config.manifest, config.root)
     if not any(video.split == "test" for video in videos):
         raise InputError(
-            f"{config.manifest_name}: no video is in the test split; all seeds are compared on the same test videos, so "
-            "name them in a column 'split'"
+            f"{config.manifest_name}: no video is in the test split; all seeds are compared on the same test videos, "
+            "so name them in a column 'split'"
         )
     return videos
 
