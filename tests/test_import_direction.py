@@ -21,9 +21,8 @@ FORBIDDEN = {
 }
 # What the cache hands to TensorFlow and PyTorch: each of these modules may load one of them, when it is called.
 READERS = {"cache/tf_dataset.py": "tensorflow", "cache/torch_dataset.py": "torch"}
-# New videos and export: the modules of training that may extract.
-SERVING = {ROOT / "train" / name for name in ("serving.py", "exported.py")}
-FILES = [path for room in FORBIDDEN for path in sorted((ROOT / room).rglob("*.py")) if path not in SERVING]
+SERVING = ROOT / "train" / "serving"  # new videos and export: the part of training that may extract
+FILES = [path for room in FORBIDDEN for path in sorted((ROOT / room).rglob("*.py")) if SERVING not in path.parents]
 
 
 def imported_modules(source: str, package: str) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Training: light sequence models on cached features."""
 
 from framecache.train.config import FitConfig
-from framecache.train.fidelity import FidelityConfig, compare_fidelity
+from framecache.train.fidelity.fidelity import FidelityConfig, compare_fidelity
 from framecache.train.fit import fit
 from framecache.train.runs import Run, open_run
 

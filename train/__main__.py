@@ -14,14 +14,14 @@ from cyclopts import Parameter
 from framecache.cache.cli import INTERRUPTED, OK, SOME_FAILED, make_app, run
 from framecache.cache.errors import InputError
 from framecache.train.config import FitConfig
-from framecache.train.fidelity import FidelityConfig, compare_fidelity
-from framecache.train.fidelity_table import format_markdown, format_table
+from framecache.train.fidelity.fidelity import FidelityConfig, compare_fidelity
+from framecache.train.fidelity.table import format_markdown, format_table
 from framecache.train.fit import fit, fit_folds
-from framecache.train.leakage import NearDuplicate
-from framecache.train.leakage import told as told_near_duplicates
 from framecache.train.repeat import repeated_set, settings_of_run
 from framecache.train.runs import Run
-from framecache.train.serving_config import ExportConfig, PredictConfig
+from framecache.train.serving.config import ExportConfig, PredictConfig
+from framecache.train.splits.leakage import NearDuplicate
+from framecache.train.splits.leakage import told as told_near_duplicates
 
 app = make_app(
     "framecache-train",
@@ -162,8 +162,8 @@ def sweep_command(
     configuration has the best mean of accuracy (mAP, MAE) on val at the epochs that were kept, then the lowest loss;
     its score on test is told once, at the end. Only trials, seeds and values of a grid may be added to the file later.
     """
-    from framecache.train.sweep import sweep
-    from framecache.train.sweep_table import format_sweep, sweep_json
+    from framecache.train.sweep.sweep import sweep
+    from framecache.train.sweep.table import format_sweep, sweep_json
 
     try:
         swept = sweep(file, workers, retry_failed, progress=True)
@@ -204,7 +204,7 @@ def compare_command(
     ] = None,
 ) -> int:
     """Compare finished runs: scores over the seeds, whether their differences mean anything, and costs."""
-    from framecache.train.compare import compare_runs
+    from framecache.train.comparison.compare import compare_runs
 
     chosen = [name for name, wanted in (("csv", csv_output), ("md", markdown), ("json", json_output)) if wanted]
     if len(chosen) > 1:
@@ -213,7 +213,7 @@ def compare_command(
     for reason in compared.unreadable.values():
         print(f"warning: {reason}", file=sys.stderr)
     if out is not None:
-        from framecache.train.report import write_report
+        from framecache.train.comparison.report import write_report
 
         write_report(out, compared)
     print(compared.format(chosen[0] if chosen else "table"), end="")
@@ -246,7 +246,7 @@ def predict_command(
     Example: framecache-train predict runs/lstm videos/ new.mp4 --top-k 3
     Example: find . -name '*.mp4' | framecache-train predict runs/lstm - --windows 2 --timeline figures
     """
-    from framecache.train.predict import find_videos, print_answers
+    from framecache.train.serving.predict import find_videos, print_answers
 
     settings = config or PredictConfig()
     found = find_videos(videos, sys.stdin.buffer, settings.root)
@@ -269,7 +269,7 @@ def export_command(
     Example: framecache-train export runs/lstm exported
     Example: framecache-train export runs/lstm live --stream --formats litert --size 360x640
     """
-    from framecache.train.export import export
+    from framecache.train.serving.export import export
 
     exported = export(run_folder, folder, config)
     if json_output:

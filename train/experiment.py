@@ -19,9 +19,9 @@ from framecache.cache.reader import FeatureSet
 from framecache.cache.store import open_cache
 from framecache.train.config import ClipConfig, FitConfig, ModelConfig
 from framecache.train.data import CachedSequences, MeanSequences, Sequences, channel_statistics
-from framecache.train.labels import label_videos, refuse_fitted_on_held_out, refuse_hurt
-from framecache.train.splits import LabeledVideos
-from framecache.train.tasks import Task, make_task
+from framecache.train.splits.labels import label_videos, refuse_fitted_on_held_out, refuse_hurt
+from framecache.train.splits.splitting import LabeledVideos
+from framecache.train.tasks.registry import Task, make_task
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,14 +25,14 @@ from framecache.cache.store import open_cache
 from framecache.train.checkpoint import CHECKPOINT_FILE, Checkpoint
 from framecache.train.config import FitConfig
 from framecache.train.experiment import Experiment, Scored, Trained, open_experiment
-from framecache.train.leakage import NearDuplicate, near_duplicates
 from framecache.train.lineage import keep_lineage
 from framecache.train.machine import describe_machine, use_threads
 from framecache.train.outputs import per_class, write_figures, write_predictions
 from framecache.train.predictions import PREDICTIONS_FILE, Predictions
 from framecache.train.reuse import finished_run, labels_digest
 from framecache.train.runs import EVENTS_FOLDER, RUN_FILE, Run
-from framecache.train.split_file import SPLITS_FILE, manifest_root, write_splits
+from framecache.train.splits.leakage import NearDuplicate, near_duplicates
+from framecache.train.splits.split_file import SPLITS_FILE, manifest_root, write_splits
 from framecache.train.unfinished import CHECKPOINT_FOLDER, claimed_folder
 
 _PACKAGES = ("framecache", "tensorflow", "keras", "numpy")

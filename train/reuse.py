@@ -16,11 +16,11 @@ from framecache.cache.reader import FeatureSet
 from framecache.cache.spec import diff_specs
 from framecache.train.config import NOT_COMPARED, FitConfig
 from framecache.train.experiment import GRID_DENSE
-from framecache.train.labels import label_videos
 from framecache.train.runs import RUN_FILE, Run, open_run
-from framecache.train.split_file import SPLITS_FILE, manifest_root
-from framecache.train.splits import LabeledVideos
-from framecache.train.tasks import Task, make_task
+from framecache.train.splits.labels import label_videos
+from framecache.train.splits.split_file import SPLITS_FILE, manifest_root
+from framecache.train.splits.splitting import LabeledVideos
+from framecache.train.tasks.registry import Task, make_task
 from framecache.train.unfinished import unfinished_identity, wanted_folder
 
 

@@ -13,7 +13,7 @@ from framecache.cache.reader import FeatureSet
 from framecache.cache.spec import Spec, require_same_spec
 from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
-from framecache.train.search import DEFAULTS, typed
+from framecache.train.sweep.search import DEFAULTS, typed
 
 RUN_FILE = "run.json"
 EVENTS_FOLDER = "tensorboard"

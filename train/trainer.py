@@ -22,7 +22,7 @@ from framecache.train.config import FitConfig
 from framecache.train.feed import Batches, Feed
 from framecache.train.history import HistoryWriter
 from framecache.train.lstm import hoist
-from framecache.train.task import Task
+from framecache.train.tasks.task import Task
 
 _MIN_DELTA = 0.005  # nats by which the loss on val must fall to count as better
 OnEpoch = Callable[[int, Mapping[str, float]], None]

@@ -31,7 +31,7 @@ from framecache.train import feed
 from framecache.train.config import ClipConfig
 from framecache.train.data import CachedSequences
 from framecache.train.feed import Feed
-from framecache.train.tasks import Classification
+from framecache.train.tasks.registry import Classification
 from framecache.train.trainer import Trainer
 
 BATCH, STEPS, CLASSES, VIDEOS = 32, 40, 12, 320

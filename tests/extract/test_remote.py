@@ -29,7 +29,7 @@ from framecache.extract.__main__ import app
 from framecache.extract.decoder import DecoderPool, _together
 from framecache.extract.scaler import Geometry
 from framecache.extract.video import Clip
-from framecache.train.labels import _refuse_other_contents
+from framecache.train.splits.labels import _refuse_other_contents
 
 from .conftest import shades, write_video
 

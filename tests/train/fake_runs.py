@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from framecache.train.config import FitConfig
-from framecache.train.metrics import classification_metrics
 from framecache.train.predictions import Predictions, read_predictions
+from framecache.train.tasks.metrics import classification_metrics
 
 CLASSES = ("down", "still", "up")
 COUNTS = {"train": 12, "val": 9, "test": 30}

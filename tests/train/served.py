@@ -18,7 +18,7 @@ from framecache.extract import ExtractConfig, extract
 from framecache.train.config import FitConfig
 from framecache.train.lineage import keep_lineage, read_lineage
 from framecache.train.runs import Run
-from framecache.train.tasks import TASKS
+from framecache.train.tasks.registry import TASKS
 from tests.extract.conftest import write_video
 
 LENGTHS = (12, 5, 9)
@@ -164,13 +164,13 @@ def every_way(served: Served, case: Case, run: Run) -> Ways:
     """The cache, the files, the exported model and, where there is one, the streaming model."""
     from framecache.extract.video import DecodeStats, decode
     from framecache.train.clips import evaluation_sequences
-    from framecache.train.exported import FrameFeatures, build_exported
-    from framecache.train.predict import Predictor
-    from framecache.train.scorer import Scorer
-    from framecache.train.serving import Clip, parse_sampling
-    from framecache.train.serving_config import ExportConfig, PredictConfig
-    from framecache.train.streaming import STREAMED, build_stream
-    from framecache.train.tolerance import feature_deviations, logit_tolerance
+    from framecache.train.serving.config import ExportConfig, PredictConfig
+    from framecache.train.serving.exported import FrameFeatures, build_exported
+    from framecache.train.serving.features import Clip, parse_sampling
+    from framecache.train.serving.predict import Predictor
+    from framecache.train.serving.scorer import Scorer
+    from framecache.train.serving.streaming import STREAMED, build_stream
+    from framecache.train.serving.tolerance import feature_deviations, logit_tolerance
 
     nowhere, videos = served.folder / "nowhere", served.videos
     scorer, cached = Scorer(run, batch_size=4), open_cache(served.cache)[case.feature_set]

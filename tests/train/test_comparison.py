@@ -20,11 +20,11 @@ import pytest
 from framecache.cache.cli import run
 from framecache.cache.errors import InputError
 from framecache.train.__main__ import app
-from framecache.train.compare import compare_runs
-from framecache.train.comparison import BEST, BOOTSTRAP, MCNEMAR, NOISE, WORSE, Row, short_names
+from framecache.train.comparison.compare import compare_runs
+from framecache.train.comparison.comparison import BEST, BOOTSTRAP, MCNEMAR, NOISE, WORSE, Row, short_names
+from framecache.train.comparison.results import read_result
+from framecache.train.comparison.significance import mcnemar
 from framecache.train.predictions import Predictions, read_predictions
-from framecache.train.results import read_result
-from framecache.train.significance import mcnemar
 
 from .fake_runs import COUNTS, make_old, write_run
 

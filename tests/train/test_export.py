@@ -13,9 +13,9 @@ import pytest
 from framecache.cache import InputError
 from framecache.cache.cli import run
 from framecache.train.__main__ import app
-from framecache.train.export import export
-from framecache.train.model_card import format_card
-from framecache.train.serving_config import ExportConfig
+from framecache.train.serving.config import ExportConfig
+from framecache.train.serving.export import export
+from framecache.train.serving.model_card import format_card
 
 from .served import CLASSES, Case, Served, make_run, serve
 

@@ -24,14 +24,20 @@ from framecache.cache.cli import run
 from framecache.cache.derive import DeriveConfig, derive
 from framecache.cache.shard import VideoRow, read_shard
 from framecache.cache.writer import ShardWriter
-from framecache.train import reconstruction
 from framecache.train.__main__ import app
 from framecache.train.config import FitConfig
-from framecache.train.fidelity import FidelityConfig, FidelityReport, FidelityRow, compare_fidelity, short_labels
-from framecache.train.fidelity_table import format_markdown, format_table
+from framecache.train.fidelity import reconstruction
+from framecache.train.fidelity.fidelity import (
+    FidelityConfig,
+    FidelityReport,
+    FidelityRow,
+    compare_fidelity,
+    short_labels,
+)
+from framecache.train.fidelity.reconstruction import Fidelity, measure_fidelity
+from framecache.train.fidelity.table import format_markdown, format_table
 from framecache.train.fit import fit
 from framecache.train.plots import place_labels, plot_fidelity
-from framecache.train.reconstruction import Fidelity, measure_fidelity
 
 from .conftest import Data, digest_of, make_data, undrawn
 
@@ -244,7 +250,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made.append(str(config.name))
         return fit(feature_set, config)
 
-    monkeypatch.setattr(importlib.import_module("framecache.train.fidelity"), "fit", count)
+    monkeypatch.setattr(importlib.import_module("framecache.train.fidelity.fidelity"), "fit", count)
     return made
 
 
@@ -305,7 +311,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
     place: Workplace, fits: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     second = place.derive(pca=3)
-    module = importlib.import_module("framecache.train.fidelity")
+    module = importlib.import_module("framecache.train.fidelity.fidelity")
 
     def fit_one(feature_set: str, config: FitConfig) -> Any:
         if fits:

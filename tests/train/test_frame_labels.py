@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from framecache.cache.errors import InputError
-from framecache.train.frame_labels import FrameLabels, read_frame_labels
+from framecache.train.tasks.frame_labels import FrameLabels, read_frame_labels
 
 TIMES = np.arange(10) * 100.0  # ms
 Write = Callable[..., Path]

@@ -10,7 +10,7 @@ from framecache.cache import open_cache
 from framecache.cache.import_config import ImportConfig
 from framecache.cache.imports import import_features
 from framecache.train.config import FitConfig
-from framecache.train.labels import label_videos
+from framecache.train.splits.labels import label_videos
 
 
 def test_imported_features_are_joined_to_the_manifest_of_their_videos(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.reader import FeatureSet
 from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
-from framecache.train.labels import label_videos
-from framecache.train.split_file import manifest_root, write_splits
-from framecache.train.splits import LabeledVideos
+from framecache.train.splits.labels import label_videos
+from framecache.train.splits.split_file import manifest_root, write_splits
+from framecache.train.splits.splitting import LabeledVideos
 
 from .conftest import Data, make_data
 

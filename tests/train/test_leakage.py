@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from framecache.cache.derive import DeriveConfig, derive
 from framecache.cache.manifest import Video
 from framecache.cache.store import open_cache
-from framecache.train import leakage
 from framecache.train.config import FitConfig
-from framecache.train.labels import label_videos
-from framecache.train.leakage import NearDuplicate, mean_features, near_duplicates, told
-from framecache.train.splits import LabeledVideos
+from framecache.train.splits import leakage
+from framecache.train.splits.labels import label_videos
+from framecache.train.splits.leakage import NearDuplicate, mean_features, near_duplicates, told
+from framecache.train.splits.splitting import LabeledVideos
 
 from .conftest import Data, make_data
 

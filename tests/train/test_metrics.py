@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framecache.train.metrics import (
+from framecache.train.tasks.metrics import (
     average_precision,
     classification_metrics,
     confusion_matrix,

@@ -18,11 +18,11 @@ import pytest
 from framecache.cache import open_cache
 from framecache.cache.cli import run
 from framecache.train.__main__ import app
-from framecache.train.answers import Answer, Question
 from framecache.train.config import FitConfig
 from framecache.train.fit import fit
 from framecache.train.predictions import read_predictions
-from framecache.train.scorer import Scorer
+from framecache.train.serving.answers import Answer, Question
+from framecache.train.serving.scorer import Scorer
 
 from .conftest import Data
 from .served import CLASSES, Case, Served, derived, make_run, serve

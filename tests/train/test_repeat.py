@@ -14,10 +14,10 @@ from framecache.cache.errors import InputError
 from framecache.cache.store import open_cache
 from framecache.train.__main__ import app
 from framecache.train.config import FitConfig
-from framecache.train.labels import label_videos
 from framecache.train.reuse import labels_digest
 from framecache.train.runs import open_run
-from framecache.train.tasks import make_task
+from framecache.train.splits.labels import label_videos
+from framecache.train.tasks.registry import make_task
 
 from .conftest import Data, make_data
 

@@ -13,10 +13,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from framecache.train import comparison_plots
-from framecache.train.compare import Compared, compare_runs
-from framecache.train.comparison_plots import DARK, LIGHT, plots
-from framecache.train.report import write_report
+from framecache.train.comparison import plots as comparison_plots
+from framecache.train.comparison.compare import Compared, compare_runs
+from framecache.train.comparison.plots import DARK, LIGHT, plots
+from framecache.train.comparison.report import write_report
 
 from .fake_runs import make_old, write_run
 

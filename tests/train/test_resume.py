@@ -28,7 +28,7 @@ from framecache.train.experiment import Experiment, open_experiment
 from framecache.train.feed import Feed
 from framecache.train.fit import fit
 from framecache.train.models import build_model
-from framecache.train.tasks import Classification
+from framecache.train.tasks.registry import Classification
 from framecache.train.trainer import History, Trainer
 
 from .conftest import Data

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from framecache.train.comparison.scoring import Classification, Frames, Labels, Multilabel, Outcome, Regression
 from framecache.train.predictions import Predictions
-from framecache.train.scoring import Classification, Frames, Labels, Multilabel, Outcome, Regression
 
 ONES = np.ones((1, 3))
 CLASSES = ("a", "b")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from framecache.cache.errors import InputError
-from framecache.train.search import Choice, Range, Sweep, check_trials, require_extension
-from framecache.train.study import draw_all
-from framecache.train.sweep_file import parse_sweep, read_sweep
+from framecache.train.sweep.file import parse_sweep, read_sweep
+from framecache.train.sweep.search import Choice, Range, Sweep, check_trials, require_extension
+from framecache.train.sweep.study import draw_all
 
 SETS = {"sets": ["toy.gap"]}
 

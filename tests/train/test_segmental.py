@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framecache.train.segmental import levenshtein, segmental_metrics, segments
+from framecache.train.tasks.segmental import levenshtein, segmental_metrics, segments
 
 
 def classes(letters: str) -> np.ndarray:

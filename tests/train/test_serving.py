@@ -11,8 +11,8 @@ import pytest
 from framecache.cache import InputError, open_cache
 from framecache.cache.spec import Spec
 from framecache.train.lineage import Lineage, read_lineage
-from framecache.train.serving import serving_backbone
-from framecache.train.tolerance import feature_deviations
+from framecache.train.serving.features import serving_backbone
+from framecache.train.serving.tolerance import feature_deviations
 
 from .served import Case, Served, derived, every_way, make_run, require_equal, serve
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from framecache.train import significance
-from framecache.train.significance import bootstrap, holm, interval, mcnemar, paired_bootstrap
+from framecache.train.comparison import significance
+from framecache.train.comparison.significance import bootstrap, holm, interval, mcnemar, paired_bootstrap
 
 VALUES = np.random.default_rng(0).normal(size=50)
 

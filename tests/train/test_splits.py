@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from framecache.cache.errors import InputError
 from framecache.cache.manifest import SPLITS, Video
 from framecache.train.config import SplitConfig
-from framecache.train.dealing import deal, units_of
-from framecache.train.splits import LabeledVideos, check_classes, split_videos
+from framecache.train.splits.dealing import deal, units_of
+from framecache.train.splits.splitting import LabeledVideos, check_classes, split_videos
 
 DROP = SplitConfig(duplicates="drop")
 Row = tuple[str, int]  # a label, and the number of a group

@@ -25,9 +25,9 @@ from framecache.train.__main__ import app
 from framecache.train.config import FitConfig
 from framecache.train.fit import fit
 from framecache.train.predictions import PREDICTIONS_FILE, read_predictions
-from framecache.train.search import typed
-from framecache.train.sweep import Swept, sweep, worker_places
-from framecache.train.sweep_folder import locked
+from framecache.train.sweep.folder import locked
+from framecache.train.sweep.search import typed
+from framecache.train.sweep.sweep import Swept, sweep, worker_places
 
 from .conftest import Data, make_data
 
@@ -163,7 +163,7 @@ def test_tpe_draws_so_many_configurations_and_trains_each_with_all_seeds(write: 
 
 def test_a_kill_costs_only_what_was_under_way(write: Write, tmp_path: Path) -> None:
     path = write("noise = 0.1\n[grid]\nunits = [1, 2, 3, 4, 5, 6, 7, 8, 9]\n")
-    code = f"from framecache.train.sweep import sweep; sweep({str(path)!r}, 2, module={FAKE!r})"
+    code = f"from framecache.train.sweep.sweep import sweep; sweep({str(path)!r}, 2, module={FAKE!r})"
     folder = tmp_path / "runs" / "study"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         _wait_for(lambda: len(list(folder.glob("*/run.json"))) >= 3)
@@ -183,7 +183,7 @@ def test_a_kill_costs_only_what_was_under_way(write: Write, tmp_path: Path) -> N
 def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(write: Write, tmp_path: Path) -> None:
     path = write("noise = 0.1\n[grid]\nunits = [1, 2, 3, 4, 5, 6, 7, 8, 9]\n")
     code = (
-        f"import sys, framecache.train.sweep as s; s.sweep.__defaults__ = (2, False, False, {FAKE!r}); "
+        f"import sys, framecache.train.sweep.sweep as s; s.sweep.__defaults__ = (2, False, False, {FAKE!r}); "
         f"from framecache.train.__main__ import main; sys.argv = ['framecache-train', 'sweep', {str(path)!r}, "
         "'--workers', '2']; main()"
     )
@@ -250,10 +250,10 @@ def test_a_folder_that_is_no_sweep_or_one_of_other_features_is_refused(write: Wr
 
 def test_a_gpu_is_shared_and_a_core_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 4})
-    monkeypatch.setattr("framecache.train.sweep._visible_gpus", list)
+    monkeypatch.setattr("framecache.train.sweep.sweep._visible_gpus", list)
     assert [place["core"] for place in worker_places(0)] == [2, 3, 4]
     assert [place["core"] for place in worker_places(2)] == [None, None]
-    monkeypatch.setattr("framecache.train.sweep._visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr("framecache.train.sweep.sweep._visible_gpus", lambda: ["0", "1"])
     assert [place["gpu"] for place in worker_places(0)] == ["0", "1", "0", "1"]
     assert [place["core"] for place in worker_places(0)] == [None] * 4
 

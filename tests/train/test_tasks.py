@@ -20,13 +20,13 @@ from framecache.cache.store import open_cache
 from framecache.train.config import ClipConfig, FitConfig
 from framecache.train.data import CachedSequences
 from framecache.train.feed import Feed
-from framecache.train.fidelity import FidelityConfig
+from framecache.train.fidelity.fidelity import FidelityConfig
 from framecache.train.fit import Run, fit
-from framecache.train.labels import label_videos
 from framecache.train.models import build_model
 from framecache.train.predictions import read_predictions
-from framecache.train.splits import LabeledVideos
-from framecache.train.tasks import TASKS, Classification, Frames, Multilabel, Regression, Task, make_task
+from framecache.train.splits.labels import label_videos
+from framecache.train.splits.splitting import LabeledVideos
+from framecache.train.tasks.registry import TASKS, Classification, Frames, Multilabel, Regression, Task, make_task
 from framecache.train.trainer import Trainer
 
 from .conftest import Data

@@ -16,7 +16,7 @@ from framecache.train.config import ClipConfig, FitConfig
 from framecache.train.data import CachedSequences
 from framecache.train.feed import Feed
 from framecache.train.models import build_model
-from framecache.train.tasks import Classification
+from framecache.train.tasks.registry import Classification
 from framecache.train.trainer import Trainer
 
 from .conftest import Data

@@ -1,0 +1,1 @@
+"""What smaller features cost: the same model trained on several feature sets."""

@@ -1,0 +1,1 @@
+"""Hundreds of runs from one file: what is searched, the processes that train, and what is kept of it."""

@@ -1,0 +1,1 @@
+"""What is learned: classes, several labels, numbers, a class per frame; their losses, metrics and figures."""
