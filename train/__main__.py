@@ -20,8 +20,7 @@ from framecache.train.fit import fit, fit_folds
 from framecache.train.repeat import repeated_set, settings_of_run
 from framecache.train.runs import Run
 from framecache.train.serving.config import ExportConfig, PredictConfig
-from framecache.train.splits.leakage import NearDuplicate
-from framecache.train.splits.leakage import told as told_near_duplicates
+from framecache.train.splits.leakage import told_of_run as told_near_duplicates
 
 app = make_app(
     "framecache-train",
@@ -83,8 +82,7 @@ def fit_command(
 def _print_run(finished: Run) -> None:
     record = finished.record
     counts = record["num_videos"]
-    near = [NearDuplicate(**each) for each in record["near_duplicates"] or ()]
-    for line in told_near_duplicates(near, counts["val"] + counts.get("test", 0)):
+    for line in told_near_duplicates(record):
         print(line, file=sys.stderr)
     print(finished.folder)
     for video_id, reason in list(record["left_out"].items())[:_SHOWN]:

@@ -20,6 +20,7 @@ from framecache.cache.store import open_cache
 from framecache.train.config import ClipConfig, FitConfig, ModelConfig
 from framecache.train.data import CachedSequences, MeanSequences, Sequences, channel_statistics
 from framecache.train.splits.labels import label_videos, refuse_fitted_on_held_out, refuse_hurt
+from framecache.train.splits.leakage import NearDuplicate, near_duplicates
 from framecache.train.splits.splitting import LabeledVideos
 from framecache.train.tasks.registry import Task, make_task
 
@@ -104,6 +105,10 @@ class Experiment:
         return {}
 
     @cached_property
+    def _near_duplicates(self) -> dict[float, tuple[NearDuplicate, ...]]:
+        return {}
+
+    @cached_property
     def _mean_feed(self) -> Feed:
         return self.feed if self.task.per_frame else self._feed_of(MeanSequences(self.sequences))
 
@@ -164,6 +169,12 @@ class Experiment:
             trained = self._trained(self._trainer(settings, self._mean_feed), settings)
             self._baselines[key] = Scored(trained.logits, trained.seconds)
         return self._baselines[key]
+
+    def near_duplicates(self, threshold: float) -> tuple[NearDuplicate, ...] | None:
+        """Near-duplicates in two splits, which are looked for once; None for a threshold of 0: nobody looks."""
+        if threshold and threshold not in self._near_duplicates:
+            self._near_duplicates[threshold] = near_duplicates(self.features, self.labeled, threshold)
+        return self._near_duplicates.get(threshold)
 
     def metrics(self, logits: Mapping[str, NDArray[np.float32]]) -> dict[str, dict[str, float] | None]:
         """Metrics on val and test; None for a split without videos."""

@@ -31,7 +31,7 @@ from framecache.train.outputs import per_class, write_figures, write_predictions
 from framecache.train.predictions import PREDICTIONS_FILE, Predictions
 from framecache.train.reuse import finished_run, labels_digest
 from framecache.train.runs import EVENTS_FOLDER, RUN_FILE, Run
-from framecache.train.splits.leakage import NearDuplicate, near_duplicates
+from framecache.train.splits.leakage import NearDuplicate
 from framecache.train.splits.split_file import SPLITS_FILE, manifest_root, write_splits
 from framecache.train.unfinished import CHECKPOINT_FOLDER, claimed_folder
 
@@ -53,9 +53,7 @@ def fit(feature_set: str, config: FitConfig, progress: bool = False) -> Run:
     begin = time.perf_counter()
     experiment = open_experiment(feature_set, config)
     config = experiment.settle(config)
-    near = None
-    if config.near_duplicate:
-        near = near_duplicates(experiment.features, experiment.labeled, config.near_duplicate)
+    near = experiment.near_duplicates(config.near_duplicate)
     loaded = time.perf_counter()
     use_threads(config.threads)
     experiment.build(config)  # a wrong --model ends here, before anything is written
@@ -106,7 +104,7 @@ def write_run(
     trained: Trained,
     baseline: Scored,
     seconds: Mapping[str, float],
-    near: Sequence[NearDuplicate] | None = None,
+    near: Sequence[NearDuplicate] | None,
     figures: bool = True,
 ) -> Run:
     """Fills the folder of a run, its ``run.json`` last, so that a folder with one is a finished run.

@@ -263,7 +263,8 @@ def test_trials_are_ordinary_runs_whichever_process_trained_them(toy: Data, tmp_
     path = tmp_path / "real.toml"
     places = f'manifest = "{toy.manifest}"\ncache = "{toy.cache}"\nruns = "{tmp_path / "runs"}"\n'
     path.write_text(
-        f'sets = ["toy.gap"]\nseeds = 2\nepochs = 3\nunits = 4\n{places}[grid]\nlearning_rate = [0.01, 1e38]\n'
+        f'sets = ["toy.gap"]\nseeds = 2\nepochs = 3\nunits = 4\nnear_duplicate = 0.5\n{places}'
+        "[grid]\nlearning_rate = [0.01, 1e38]\n"
     )
     command = [sys.executable, "-m", "framecache.train", "sweep", str(path), "--workers", "2", "--json"]
     folder = tmp_path / "runs" / "real"
@@ -288,6 +289,8 @@ def test_trials_are_ordinary_runs_whichever_process_trained_them(toy: Data, tmp_
     ours, single = (read_predictions(place / PREDICTIONS_FILE) for place in (runs[1], alone.folder))
     assert np.array_equal(ours.logits, single.logits)
     assert np.array_equal(ours.baseline, single.baseline)
+    assert record["near_duplicates"] == alone.record["near_duplicates"] != []
+    assert any("near-duplicates" in line for line in told["warnings"])
 
 
 def _wait_for(is_so: Callable[[], bool], seconds: float = 20) -> None:

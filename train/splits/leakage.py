@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,6 +94,13 @@ def told(found: Sequence[NearDuplicate], num_held_out: int) -> list[str]:
     if len(found) > _SHOWN:
         lines.append(f"  … and {len(found) - _SHOWN} more pairs")
     return lines
+
+
+def told_of_run(record: Mapping[str, Any]) -> list[str]:
+    """The same of what a ``run.json`` says; none where nobody looked."""
+    counts = record["num_videos"]
+    near = [NearDuplicate(**each) for each in record.get("near_duplicates") or ()]
+    return told(near, counts["val"] + counts.get("test", 0))
 
 
 def mean_features(features: FeatureSet, video_id: str) -> NDArray[np.float32]:

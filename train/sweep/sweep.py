@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from framecache.cache.errors import InputError
 from framecache.train.runs import Run, open_run
+from framecache.train.splits.leakage import told_of_run
 from framecache.train.sweep.dispatch import Dispatcher
 from framecache.train.sweep.file import read_sweep
 from framecache.train.sweep.folder import (
@@ -318,7 +319,8 @@ class _Sweeping:
             return None, ()
         best = self._trials[ranking[0].trials[0].name]
         folder = self._plan.folder / best.name
-        warnings: tuple[str, ...] = ()
+        record = open_run(folder).record
+        warnings = told_of_run(record)
         if not (folder / "learning-curve.png").exists() and (reason := dispatcher.draw(best)):
-            warnings = (f"the figures of {folder} could not be drawn: {reason}",)
-        return open_run(folder).record["metrics"]["test"], warnings
+            warnings.append(f"the figures of {folder} could not be drawn: {reason}")
+        return record["metrics"]["test"], tuple(warnings)

@@ -101,6 +101,7 @@ def _trial(connection: Connection, pool: Pool, job: Mapping[str, Any]) -> dict[s
     experiment = pool.open(job["set"], config)
     config = experiment.settle(config)
     task = experiment.task
+    near = experiment.near_duplicates(config.near_duplicate)
     measures: dict[int, float] = {}
     loaded = time.perf_counter() - begin
 
@@ -125,7 +126,7 @@ def _trial(connection: Connection, pool: Pool, job: Mapping[str, Any]) -> dict[s
             raise RuntimeError(f"the mean-pool baseline could not be trained: {told['reason']}")
         baseline = Scored(_unpacked(told["logits"]), told["seconds"])
         seconds = {"load": loaded, "compile": trained.history.compile_seconds}
-        run = write_run(folder, experiment, config, trained, baseline, seconds, figures=False)
+        run = write_run(folder, experiment, config, trained, baseline, seconds, near, figures=False)
     except _PrunedError:
         shutil.rmtree(folder, ignore_errors=True)
         return {"state": PRUNED, "value": measures[max(measures)], "measures": measures}
