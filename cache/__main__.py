@@ -14,9 +14,9 @@ from cyclopts import Parameter
 from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
 from framecache.cache.derive_config import DeriveConfig
 from framecache.cache.errors import FramecacheError, InputError
-from framecache.cache.export_config import ExportConfig
+from framecache.cache.exchange.export_config import ExportConfig
+from framecache.cache.exchange.import_config import ImportConfig
 from framecache.cache.folders import natural_key
-from framecache.cache.import_config import ImportConfig
 from framecache.cache.reader import FeatureSet, list_shards
 from framecache.cache.store import lock_for_writing, open_cache, read_spec
 
@@ -234,7 +234,7 @@ def import_set(
     """
     from tqdm import tqdm
 
-    from framecache.cache.imports import import_features
+    from framecache.cache.exchange.imports import import_features
 
     with tqdm(desc="import", unit="video", disable=None) as bar:
         report = import_features(sources, config, bar.update)
@@ -269,7 +269,7 @@ def export_set(
     """
     from tqdm import tqdm
 
-    from framecache.cache.exports import export_features
+    from framecache.cache.exchange.exports import export_features
 
     with tqdm(desc="export", unit="video", disable=None) as bar:
 

@@ -21,7 +21,7 @@ from framecache.cache.spec import Spec
 from framecache.cache.view import Place, View, list_shards, read_view
 
 if TYPE_CHECKING:
-    from framecache.cache.torch_dataset import TorchDataset
+    from framecache.cache.exchange.torch_dataset import TorchDataset
 
 __all__ = ["FeatureSet", "list_shards"]
 
@@ -231,7 +231,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             ...     print(inputs["features"].shape, inputs["mask"].shape, targets.numpy())
             (2, 16, 8) (2, 16) [1 0]
         """
-        from framecache.cache.tf_dataset import as_tf_dataset
+        from framecache.cache.exchange.tf_dataset import as_tf_dataset
 
         return as_tf_dataset(self, labels, batch_size, ragged, max_len, seed, shard, drop_remainder, video_ids)
 
@@ -260,7 +260,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             ...     print(batch["features"].shape, batch["lengths"], batch["label"])
             torch.Size([2, 5, 8]) tensor([3, 5]) tensor([1, 0])
         """
-        from framecache.cache.torch_dataset import TorchDataset
+        from framecache.cache.exchange.torch_dataset import TorchDataset
 
         return TorchDataset(self, labels, video_ids, max_len)
 
@@ -275,7 +275,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             >>> frame.loc[frame.status == "failed", ["video_id", "reason"]].values.tolist()
             [['up/broken.mp4', 'no video stream']]
         """
-        from framecache.cache.tables import ledger_to_pandas
+        from framecache.cache.exchange.tables import ledger_to_pandas
 
         return ledger_to_pandas(self)
 
@@ -290,7 +290,7 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
             >>> table.select(["video_id", "status", "frames_stored"]).slice(0, 1).to_pylist()
             [{'video_id': 'down/a.mp4', 'status': 'ok', 'frames_stored': 5}]
         """
-        from framecache.cache.tables import ledger_to_arrow
+        from framecache.cache.exchange.tables import ledger_to_arrow
 
         return ledger_to_arrow(self)
 

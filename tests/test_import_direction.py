@@ -20,7 +20,7 @@ FORBIDDEN = {
     "train": ("framecache.extract",),
 }
 # What the cache hands to TensorFlow and PyTorch: each of these modules may load one of them, when it is called.
-READERS = {"cache/tf_dataset.py": "tensorflow", "cache/torch_dataset.py": "torch"}
+READERS = {"cache/exchange/tf_dataset.py": "tensorflow", "cache/exchange/torch_dataset.py": "torch"}
 SERVING = ROOT / "train" / "serving"  # new videos and export: the part of training that may extract
 FILES = [path for room in FORBIDDEN for path in sorted((ROOT / room).rglob("*.py")) if SERVING not in path.parents]
 
@@ -109,8 +109,7 @@ def test_a_right_import_is_no_false_alarm(room: str, source: str) -> None:
 IMPORT_ALL = """
 import importlib, json, sys
 loaded = {}
-cache = [f"framecache.cache.{name}" for name in sys.argv[1:]]
-for name in (*cache, "framecache.cache", "framecache.train", "framecache.extract"):
+for name in (*sys.argv[1:], "framecache.cache", "framecache.train", "framecache.extract"):
     before = set(sys.modules)
     importlib.import_module(name)
     loaded[name] = sorted(set(sys.modules) - before)
@@ -119,7 +118,8 @@ print(json.dumps(loaded))
 
 
 def test_importing_the_packages_loads_no_tensorflow() -> None:
-    cache = [path.stem for path in (ROOT / "cache").glob("*.py") if path.stem != "__main__"]
+    files = [path for path in (ROOT / "cache").rglob("*.py") if not path.stem.startswith("__")]
+    cache = ["framecache." + ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
     command = [sys.executable, "-c", IMPORT_ALL, *cache]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     loaded = json.loads(ended.stdout)

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from framecache.cache import FeatureSet, InputError, ShardError, Spec, exports, open_cache
+from framecache.cache import FeatureSet, InputError, ShardError, Spec, open_cache
 from framecache.cache.__main__ import app
 from framecache.cache.cli import run
-from framecache.cache.export_config import ExportConfig
-from framecache.cache.export_formats import FORMATS
-from framecache.cache.exports import ExportReport, export_features
-from framecache.cache.import_config import ImportConfig
-from framecache.cache.imports import import_features
+from framecache.cache.exchange import exports
+from framecache.cache.exchange.export_config import ExportConfig
+from framecache.cache.exchange.export_formats import FORMATS
+from framecache.cache.exchange.exports import ExportReport, export_features
+from framecache.cache.exchange.import_config import ImportConfig
+from framecache.cache.exchange.imports import import_features
 from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.reader import list_shards
 

@@ -13,8 +13,8 @@ import pytest
 from framecache.cache import InputError, open_cache
 from framecache.cache.__main__ import app
 from framecache.cache.cli import run
-from framecache.cache.import_config import ImportConfig
-from framecache.cache.imports import ImportReport, import_features
+from framecache.cache.exchange.import_config import ImportConfig
+from framecache.cache.exchange.imports import ImportReport, import_features
 from framecache.cache.verify import verify
 
 Import = Callable[..., ImportReport]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from framecache.cache.npy import ArrayError, array_names, read_array, read_blocks, read_header
+from framecache.cache.exchange.npy import ArrayError, array_names, read_array, read_blocks, read_header
 
 BIG = np.arange(3000 * 512, dtype=np.float32).reshape(3000, 512)  # 6 MB, more than a block
 

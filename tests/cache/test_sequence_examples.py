@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from framecache.cache import InputError, open_cache
-from framecache.cache.import_config import ImportConfig
-from framecache.cache.imports import ImportReport, import_features
+from framecache.cache.exchange.import_config import ImportConfig
+from framecache.cache.exchange.imports import ImportReport, import_features
+from framecache.cache.exchange.sequence_examples import encode_example
+from framecache.cache.exchange.tfrecord import sequence_example_class, write_record
 from framecache.cache.manifest import read_manifest
-from framecache.cache.sequence_examples import encode_example
-from framecache.cache.tfrecord import sequence_example_class, write_record
 
 Import = Callable[..., ImportReport]
 RNG = np.random.default_rng(0)

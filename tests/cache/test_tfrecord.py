@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framecache.cache.tfrecord import (
+from framecache.cache.exchange.tfrecord import (
     RecordError,
     get_floats,
     masked_crc,

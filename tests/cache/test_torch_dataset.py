@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from framecache.cache import FeatureSet, InputError, Spec, VideoNotFoundError, open_cache
+from framecache.cache.exchange.torch_dataset import pad_samples
 from framecache.cache.ledger import LedgerRow, append_journal
-from framecache.cache.torch_dataset import pad_samples
 
 RNG = np.random.default_rng(0)
 VIDEOS = {"down/a.mp4": RNG.normal(size=(5, 8)), "up/b.mp4": RNG.normal(size=(3, 8)), "z": RNG.normal(size=(700, 8))}

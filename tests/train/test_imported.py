@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from framecache.cache import open_cache
-from framecache.cache.import_config import ImportConfig
-from framecache.cache.imports import import_features
+from framecache.cache.exchange.import_config import ImportConfig
+from framecache.cache.exchange.imports import import_features
 from framecache.train.config import FitConfig
 from framecache.train.splits.labels import label_videos
 

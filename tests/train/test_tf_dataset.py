@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 
 from framecache.cache import FeatureSet, InputError, open_cache
-from framecache.cache.export_config import ExportConfig
-from framecache.cache.exports import export_features
-from framecache.cache.tf_dataset import epoch_rows
+from framecache.cache.exchange.export_config import ExportConfig
+from framecache.cache.exchange.exports import export_features
+from framecache.cache.exchange.tf_dataset import epoch_rows
 
 from .conftest import Data
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError, SpecMismatchError
-from framecache.cache.import_config import IMPORTED
+from framecache.cache.exchange.import_config import IMPORTED
 from framecache.cache.manifest import Video
 from framecache.cache.reductions import parse_reduction
 from framecache.cache.sampling import parse_sampling

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from framecache.cache.derivation import read_derivation
 from framecache.cache.errors import InputError
+from framecache.cache.exchange.import_config import IMPORTED
 from framecache.cache.fingerprint import digest_source, stat_source
 from framecache.cache.folders import scan_folder
-from framecache.cache.import_config import IMPORTED
 from framecache.cache.ledger import LedgerRow
 from framecache.cache.manifest import Video, read_manifest
 from framecache.cache.reader import FeatureSet

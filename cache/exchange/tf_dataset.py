@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError
-from framecache.cache.labelled import labelled_videos
+from framecache.cache.exchange.labelled import labelled_videos
 from framecache.cache.reader import FeatureSet
 
 

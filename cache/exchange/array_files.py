@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from framecache.cache.errors import InputError
+from framecache.cache.exchange.imported_video import UnusableError
+from framecache.cache.exchange.npy import ARRAY_SUFFIXES, ArrayError, array_names
 from framecache.cache.folders import natural_key
-from framecache.cache.imported_video import UnusableError
 from framecache.cache.manifest import printable, read_column, read_manifest
-from framecache.cache.npy import ARRAY_SUFFIXES, ArrayError, array_names
 
 _TIMING = ("timestamps_ms", "fps")
 _UNNAMED = ("features", "arr_0", "")  # what an array is called that needs no name, the first of them that there is

@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError
-from framecache.cache.fingerprint import digest_parts
-from framecache.cache.folders import natural_key
-from framecache.cache.import_config import ImportConfig
-from framecache.cache.imported_video import (
+from framecache.cache.exchange.import_config import ImportConfig
+from framecache.cache.exchange.imported_video import (
     Content,
     ImportedVideo,
     UnusableError,
@@ -27,8 +25,7 @@ from framecache.cache.imported_video import (
     refuse_other_shape,
     regular_timestamps,
 )
-from framecache.cache.manifest import LABEL_SEPARATOR, is_plain_name, printable
-from framecache.cache.tfrecord import (
+from framecache.cache.exchange.tfrecord import (
     TFRECORD_SUFFIXES,
     RecordError,
     get_floats,
@@ -36,6 +33,9 @@ from framecache.cache.tfrecord import (
     sequence_example_class,
     set_floats,
 )
+from framecache.cache.fingerprint import digest_parts
+from framecache.cache.folders import natural_key
+from framecache.cache.manifest import LABEL_SEPARATOR, is_plain_name, printable
 
 DEQUANTISED = "x * 4 / 255 + 4 / 512 - 2"  # YouTube-8M's utils.Dequantize
 _LEVELS = (np.arange(256) * (4.0 / 255.0) + (4.0 / 512.0 - 2.0)).astype(np.float32)

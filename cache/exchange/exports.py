@@ -17,8 +17,8 @@ import numpy as np
 
 from framecache.cache.durable import PARTIAL_SUFFIX, fsync_folder
 from framecache.cache.errors import InputError, ShardError
-from framecache.cache.export_config import ExportConfig
-from framecache.cache.export_formats import FORMATS, ExportFormat, npy_files, refuse_colliding_names
+from framecache.cache.exchange.export_config import ExportConfig
+from framecache.cache.exchange.export_formats import FORMATS, ExportFormat, npy_files, refuse_colliding_names
 from framecache.cache.folders import scan_folder
 from framecache.cache.manifest import read_manifest
 from framecache.cache.reader import FeatureSet
@@ -45,7 +45,7 @@ class ExportReport:
     Attributes:
         feature_set: Full name of the feature set.
         folder: Where the files are.
-        format: One of :data:`~framecache.cache.export_formats.FORMATS`.
+        format: One of :data:`~framecache.cache.exchange.export_formats.FORMATS`.
         num_videos: Videos that were exported.
         num_frames: Frames that were exported.
         num_files: Files with features.

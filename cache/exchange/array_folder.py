@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from framecache.cache.array_files import Array, FoundVideo, choose_keys, find_videos, list_videos
 from framecache.cache.errors import InputError
-from framecache.cache.fingerprint import digest_parts, digest_source, stat_source
-from framecache.cache.import_config import ImportConfig
-from framecache.cache.imported_video import (
+from framecache.cache.exchange.array_files import Array, FoundVideo, choose_keys, find_videos, list_videos
+from framecache.cache.exchange.import_config import ImportConfig
+from framecache.cache.exchange.imported_video import (
     Content,
     ImportedVideo,
     UnusableError,
@@ -25,8 +24,9 @@ from framecache.cache.imported_video import (
     refuse_other_shape,
     regular_timestamps,
 )
+from framecache.cache.exchange.npy import ArrayError, read_array, read_blocks, read_header
+from framecache.cache.fingerprint import digest_parts, digest_source, stat_source
 from framecache.cache.manifest import Video, printable, refuse_duplicate_ids
-from framecache.cache.npy import ArrayError, read_array, read_blocks, read_header
 
 _MAX_TIMES_BYTES = 1 << 26
 _SHOWN = 3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from framecache.cache.exchange.optional import load_optional
 from framecache.cache.folders import natural_key
-from framecache.cache.optional import load_optional
 from framecache.cache.reader import FeatureSet
 
 _TEXTS = ("video_id", "source", "status", "reason", "source_digest", "feature_digest")

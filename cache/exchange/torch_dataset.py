@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from framecache.cache.errors import InputError
-from framecache.cache.labelled import labelled_videos
-from framecache.cache.optional import load_optional
+from framecache.cache.exchange.labelled import labelled_videos
+from framecache.cache.exchange.optional import load_optional
 from framecache.cache.reader import FeatureSet
 
 

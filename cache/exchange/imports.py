@@ -15,17 +15,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from framecache.cache.array_folder import ArrayFolder
 from framecache.cache.compact import compact
 from framecache.cache.durable import PARTIAL_SUFFIX, publish
 from framecache.cache.errors import InputError
+from framecache.cache.exchange.array_folder import ArrayFolder
+from framecache.cache.exchange.import_config import IMPORTED, ImportConfig
+from framecache.cache.exchange.imported_video import Content, ImportedVideo, UnusableError
+from framecache.cache.exchange.sequence_examples import SequenceExamples, tfrecord_files
 from framecache.cache.fingerprint import canonical_json, digest_parts
-from framecache.cache.import_config import IMPORTED, ImportConfig
-from framecache.cache.imported_video import Content, ImportedVideo, UnusableError
 from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.manifest import read_manifest
 from framecache.cache.reader import FeatureSet
-from framecache.cache.sequence_examples import SequenceExamples, tfrecord_files
 from framecache.cache.shard import VideoRow
 from framecache.cache.spec import Spec
 from framecache.cache.store import Cache, lock_for_writing

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError
-from framecache.cache.optional import load_optional
+from framecache.cache.exchange.optional import load_optional
+from framecache.cache.exchange.sequence_examples import encode_example
+from framecache.cache.exchange.tfrecord import write_record
 from framecache.cache.reader import FeatureSet
-from framecache.cache.sequence_examples import encode_example
-from framecache.cache.tfrecord import write_record
 
 _BLOCK_BYTES = 4 << 20
 _ROW_GROUP_BYTES = 64 << 20
