@@ -38,7 +38,7 @@ class TrainingState:
         starts: Epochs that were the first of their process, counted from 1.
         best_loss: Lowest loss on val.
         best_epoch: Its epoch; 0 before the first one.
-        best_weights: The model's weights after it.
+        best_weights: The model's weights after it, arrays or tensors.
     """
 
     measures: dict[str, list[float]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class TrainingState:
     starts: list[int] = field(default_factory=list)
     best_loss: float = np.inf
     best_epoch: int = 0
-    best_weights: list[NDArray[Any]] = field(default_factory=list)
+    best_weights: list[Any] = field(default_factory=list)
 
     @property
     def epoch(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,6 +67,7 @@ class Feed:
         self._shape, self._dtype = sequences.feature_shape, sequences.dtype
         self._buckets = _bucket_lengths(sequences)
         self._tables: dict[bytes, _Table] = {}
+        self._evaluations: dict[bytes, list[Batches]] = {}
         self._starts_on_device = tf.constant(self.starts)
         if per_frame:  # padding has no target
             targets = np.concatenate([targets, np.full_like(targets[:1], -1)])
@@ -92,17 +93,22 @@ class Feed:
         def make(length: int) -> list[Positions]:
             return training_sequences(length, clips, rng)
 
-        table = self._table(rows, make) if is_random(clips) else self._kept_table(b"train" + rows.tobytes(), rows, make)
+        table = self._table(rows, make) if is_random(clips) else self._kept_table(rows, make)
         return self._batches(table, rng.permutation(len(table.rows)))
 
-    def evaluation(self, rows: NDArray[np.int64]) -> Iterator[Batches]:
+    def evaluation(self, rows: NDArray[np.int64]) -> Sequence[Batches]:
         """All sequences whose scores count for some videos, in their order; per length that is padded to."""
+        key = rows.tobytes()
+        if key not in self._evaluations:
+            self._evaluations[key] = self._evaluation(rows)
+        return self._evaluations[key]
 
+    def _evaluation(self, rows: NDArray[np.int64]) -> list[Batches]:
         def make(length: int) -> list[Positions]:
             return evaluation_sequences(length, self.sequences.clips, self.per_frame)
 
-        table = self._kept_table(rows.tobytes(), rows, make)
-        return self._batches(table, np.arange(len(table.rows)))
+        table = self._table(rows, make)
+        return list(self._batches(table, np.arange(len(table.rows))))
 
     def targets_of(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Targets of some videos, ``(n, …)``; or of all their frames, one video after the other."""
@@ -139,7 +145,8 @@ class Feed:
         inputs = {"features": tf.cast(features, tf.float32), "mask": mask}
         return inputs, tf.gather(self._targets_on_device, at), rows >= 0
 
-    def _kept_table(self, key: bytes, rows: NDArray[np.int64], make: Callable[[int], list[Positions]]) -> _Table:
+    def _kept_table(self, rows: NDArray[np.int64], make: Callable[[int], list[Positions]]) -> _Table:
+        key = rows.tobytes()
         if key not in self._tables:
             self._tables[key] = self._table(rows, make)
         return self._tables[key]
@@ -157,11 +164,11 @@ class Feed:
             chosen = order[table.buckets[order] == bucket]
             if not len(chosen):
                 continue
-            empty = -len(chosen) % self.batch_size
-            rows = np.pad(table.rows[chosen], (0, empty), constant_values=-1)
-            positions = np.pad(table.positions[chosen, :seq_len], ((0, empty), (0, 0)), constant_values=-1)
+            shape = (-(-len(chosen) // self.batch_size), self.batch_size)
+            rows = np.full(math.prod(shape), -1, table.rows.dtype)
+            positions = np.full((len(rows), seq_len), -1, table.positions.dtype)
+            rows[: len(chosen)], positions[: len(chosen)] = table.rows[chosen], table.positions[chosen, :seq_len]
             positions[len(chosen) :, 0] = 0  # the mean of no frame would not be a number
-            shape = (-1, self.batch_size)
             yield Batches(tf.constant(rows.reshape(shape)), tf.constant(positions.reshape(*shape, seq_len)))
 
     def _read(self, rows: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

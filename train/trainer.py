@@ -122,7 +122,7 @@ class Trainer:
         self._optimizer.learning_rate.assign(config.learning_rate)
         self._weights.assign(self._task.weights(self._feed.targets_of(train), config.class_weights))
         variables = [*self.model.variables, *self._optimizer.variables]
-        state = (checkpoint and checkpoint.load(variables)) or TrainingState(best_weights=self.model.get_weights())
+        state = (checkpoint and checkpoint.load(variables)) or TrainingState(best_weights=self._snapshot())
         state.starts.append(state.epoch + 1)
         measure = self._task.measure
         with (
@@ -149,7 +149,7 @@ class Trainer:
                     state.measures.setdefault(name, []).append(value)
                 if found["val_loss"] < state.best_loss - _MIN_DELTA:
                     state.best_loss, state.best_epoch = found["val_loss"], epoch
-                    state.best_weights = self.model.get_weights()
+                    state.best_weights = self._snapshot()
                 state.seconds.append(time.perf_counter() - begin)
                 history.write(epoch, found)
                 bar.set_postfix_str(f"loss {found['loss']:.3f}, val {measure} {found[f'val_{measure}']:.3f}")
@@ -186,6 +186,10 @@ class Trainer:
             loss, score = loss + float(loss_of), score + float(score_of)
             count += int((batches.rows.numpy() >= 0).sum())
         return {"loss": loss / count, self._task.score: score / count}
+
+    def _snapshot(self) -> list[Any]:
+        """The weights as they are now; a variable is copied only when it changes, by TensorFlow itself."""
+        return [tf.convert_to_tensor(variable.value) for variable in self.model.weights]
 
     def _on_val(self, val: NDArray[np.int64]) -> dict[str, float]:
         metrics = self._task.metrics(self.logits(val), self._feed.targets_of(val))

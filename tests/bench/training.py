@@ -209,7 +209,7 @@ def _one_batch(sequences: CachedSequences) -> Work:
 
     model = _model(sequences.features.feature_shape[0], [keras.layers.LSTM(128)], masked=True)
     ready = Ready(sequences, _TARGETS, BATCH)
-    ready.ready = Feed.take(ready, next(ready.evaluation(_ROWS)), 0)
+    ready.ready = Feed.take(ready, ready.evaluation(_ROWS)[0], 0)
     trainer = Trainer(model, ready, _TASK)
 
     def work() -> float:

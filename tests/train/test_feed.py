@@ -95,7 +95,7 @@ def test_each_epoch_has_crops_of_its_own_and_an_evaluation_the_middle(data: Data
         last = int(videos.lengths[row]) - 3
         assert {at[0] for at in (epoch[row] for epoch in epochs)} == set(range(last + 1))
         assert all(at == [at[0], at[0] + 1, at[0] + 2] for at in (epoch[row] for epoch in epochs))
-    plan = next(batches.evaluation(np.array([0, 1])))
+    plan = batches.evaluation(np.array([0, 1]))[0]
     assert plan.positions.numpy()[0, :2, 0].tolist() == [(int(videos.lengths[row]) - 3) // 2 for row in (0, 1)]
 
 
