@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from framecache.cache.door import open_door
 
 if TYPE_CHECKING:
+    from framecache.cache.derive import derive
+    from framecache.cache.derive_config import DeriveConfig, DeriveReport
     from framecache.cache.errors import (
         FeatureSetNotFoundError,
         FramecacheError,
@@ -15,29 +18,52 @@ if TYPE_CHECKING:
         SpecMismatchError,
         VideoNotFoundError,
     )
+    from framecache.cache.exchange.export_config import ExportConfig
+    from framecache.cache.exchange.exports import ExportReport, export_features
+    from framecache.cache.exchange.import_config import ImportConfig
+    from framecache.cache.exchange.imports import ImportReport, import_features
     from framecache.cache.reader import FeatureSet
     from framecache.cache.spec import Spec
     from framecache.cache.store import Cache, open_cache
 
 __all__ = [
     "Cache",
+    "DeriveConfig",
+    "DeriveReport",
+    "ExportConfig",
+    "ExportReport",
     "FeatureSet",
     "FeatureSetNotFoundError",
     "FramecacheError",
+    "ImportConfig",
+    "ImportReport",
     "InputError",
     "LockedError",
     "ShardError",
     "Spec",
     "SpecMismatchError",
     "VideoNotFoundError",
+    "derive",
+    "export_features",
+    "import_features",
     "open_cache",
 ]
 
-_HOMES = {"Cache": "store", "FeatureSet": "reader", "Spec": "spec", "open_cache": "store"}
+_ELSEWHERE = {
+    "Cache": "store",
+    "DeriveConfig": "derive_config",
+    "DeriveReport": "derive_config",
+    "ExportConfig": "exchange.export_config",
+    "ExportReport": "exchange.exports",
+    "FeatureSet": "reader",
+    "ImportConfig": "exchange.import_config",
+    "ImportReport": "exchange.imports",
+    "Spec": "spec",
+    "derive": "derive",
+    "export_features": "exchange.exports",
+    "import_features": "exchange.imports",
+    "open_cache": "store",
+}
 
-
-def __getattr__(name: str) -> Any:
-    """Loads what is asked for when it is asked for: a decode worker starts without HDF5."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+# A decode worker starts without HDF5.
+open_door(__name__, dict.fromkeys(__all__, "errors") | _ELSEWHERE)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framecache.cache.errors import InputError
+from framecache.cache.shown import Shown, plural
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class DeriveConfig:
             raise InputError("--dense: expected no --concat or --reduce, since the run was trained on one whole set")
 
 
-@dataclass
-class DeriveReport:
+@dataclass(repr=False)
+class DeriveReport(Shown):
     """What a derivation did.
 
     Attributes:
@@ -88,6 +89,24 @@ class DeriveReport:
     num_frames: int = 0
     explained_variance: float | None = None
     fitted_videos: int = 0
+
+    def _line(self) -> str:
+        return f"{self.feature_set}: {plural(self.num_videos, 'video')}: {self._counts()}"
+
+    def _counts(self) -> str:
+        return f"{self.derived:,} derived, {self.cached:,} cached, {len(self.failed):,} failed"
+
+    def _html(self) -> str:
+        from framecache.cache.html import card, facts, reasons
+
+        variance = self.explained_variance
+        told = [
+            ("videos", f"{self.num_videos:,}: {self._counts()}"),
+            ("frames derived", f"{self.num_frames:,}"),
+            ("fitted on", self.fitted_videos and plural(self.fitted_videos, "train video")),
+            ("explained variance", None if variance is None else f"{variance:.4f}"),
+        ]
+        return card(f"derived {self.feature_set}", facts(told), reasons("failed", self.failed))
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""

@@ -17,6 +17,7 @@ from framecache.cache.errors import InputError, ShardError, VideoNotFoundError
 from framecache.cache.ledger import LedgerRow, read_journal
 from framecache.cache.maps import OpenMaps
 from framecache.cache.shard import ShardInfo, VideoRow, digest_stored, read_rows, read_stored
+from framecache.cache.shown import Shown, plural
 from framecache.cache.spec import Spec
 from framecache.cache.view import Place, View, list_shards, read_view
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["FeatureSet", "list_shards"]
 
 
-class FeatureSet(Mapping[str, NDArray[Any]]):
+class FeatureSet(Shown, Mapping[str, NDArray[Any]]):
     """The features of many videos under one spec, by ``video_id``.
 
     Opening reads the shards' indexes; features are mapped when they are asked for. It shows the videos of the
@@ -55,9 +56,15 @@ class FeatureSet(Mapping[str, NDArray[Any]]):
         if spec.dtype == "uint8":
             self._quantisation = quantisation(read_derivation(folder, spec.lineage or {}).arrays)
 
-    def __repr__(self) -> str:
+    def _line(self) -> str:
         shape = ", ".join(map(str, self.feature_shape))
-        return f"<FeatureSet {self.name}: {len(self)} videos, {self.num_frames} frames × ({shape}) {self.dtype}>"
+        counts = f"{plural(len(self), 'video')}, {plural(self.num_frames, 'frame')}"
+        return f"{self.name}: {counts} × ({shape}) {self.dtype}"
+
+    def _html(self) -> str:
+        from framecache.cache.cards import set_card
+
+        return set_card(self)
 
     def __len__(self) -> int:
         return len(self._view)

@@ -19,6 +19,7 @@ from framecache.cache.errors import FeatureSetNotFoundError, InputError, LockedE
 from framecache.cache.reader import FeatureSet, list_shards
 from framecache.cache.sealed import record_sealed, sealed_shards
 from framecache.cache.shard import read_shard
+from framecache.cache.shown import Shown, plural
 from framecache.cache.spec import Spec, require_same_spec
 
 SPEC_FILE = "spec.json"
@@ -27,7 +28,7 @@ _REMOVED_PREFIX = ".removed-"
 _MAX_SPEC_BYTES = 1 << 24
 
 
-class Cache(Mapping[str, FeatureSet]):
+class Cache(Shown, Mapping[str, FeatureSet]):
     """The feature sets of one folder, by name.
 
     A name may leave out the fingerprint, or be any prefix that fits one set only. A link is no feature set: the
@@ -37,8 +38,13 @@ class Cache(Mapping[str, FeatureSet]):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __repr__(self) -> str:
-        return f"<Cache {self.folder}: {len(self)} feature sets>"
+    def _line(self) -> str:
+        return f"{self.folder}: {plural(len(self), 'feature set')}"
+
+    def _html(self) -> str:
+        from framecache.cache.cards import cache_card
+
+        return cache_card(self)
 
     def __len__(self) -> int:
         return len(self.names())

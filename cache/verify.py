@@ -22,16 +22,18 @@ from framecache.cache.ledger import LEDGER_FILE, LedgerRow, append_journal, last
 from framecache.cache.reader import FeatureSet, list_shards
 from framecache.cache.sealed import record_gone, sealed_shards, sealed_videos
 from framecache.cache.shard import SHARD_PATTERN, ShardInfo, shard_number
+from framecache.cache.shown import Shown, plural
 from framecache.cache.spec import Spec
 from framecache.cache.writer import ShardWriter
 
 HURT_FOLDER = "hurt"  # where repair moves damaged shards
 _WORKER = "framecache.cache.verify_worker"
+_SHOWN = 5  # hurt videos, in a notebook
 _SILENCE_SECONDS = 120.0  # without a sign of life from a child that reads a few MB
 
 
-@dataclass
-class Verification:
+@dataclass(repr=False)
+class Verification(Shown):
     """What checking one feature set found.
 
     Attributes:
@@ -50,6 +52,19 @@ class Verification:
     hurt: list[str] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
     repaired: bool = False
+
+    def _line(self) -> str:
+        state = "ok" if self.ok else f"{plural(len(self.hurt), 'video')} hurt"
+        return f"{self.name}: {state}, {plural(self.videos, 'video')} in {plural(self.shards, 'shard')}"
+
+    def _html(self) -> str:
+        from framecache.cache.html import card, notes, reasons
+
+        told = ["hurt shards were moved aside"] if self.repaired else []
+        if self.hurt:
+            more = f" and {len(self.hurt) - _SHOWN:,} more" if len(self.hurt) > _SHOWN else ""
+            told.append(f"hurt: {', '.join(self.hurt[:_SHOWN])}{more}")
+        return card(self._line(), reasons("shard", self.errors), notes(told))
 
     @property
     def ok(self) -> bool:

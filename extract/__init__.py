@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from framecache.cache.door import open_door
 
 if TYPE_CHECKING:
     from framecache.extract.config import ExtractConfig, ExtractReport
@@ -11,11 +12,5 @@ if TYPE_CHECKING:
 
 __all__ = ["ExtractConfig", "ExtractReport", "extract"]
 
-_HOMES = {"ExtractConfig": "config", "ExtractReport": "config", "extract": "pipeline"}
-
-
-def __getattr__(name: str) -> Any:
-    """Loads what is asked for when it is asked for: a decode worker starts without the pipeline."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+# A decode worker starts without the pipeline.
+open_door(__name__, {"ExtractConfig": "config", "ExtractReport": "config", "extract": "pipeline"})

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from framecache.cache.errors import InputError
 from framecache.cache.reductions import parse_reduction
 from framecache.cache.sampling import parse_sampling
+from framecache.cache.shown import Shown, plural
 from framecache.extract.backbones import DEFAULT_BACKBONE
 from framecache.extract.engines import ENGINE_NAMES
 from framecache.extract.limits import Limits
@@ -97,8 +98,8 @@ class ExtractConfig:
         return Limits(self.stall_seconds, self.max_megapixels, self.max_frames, self.decoder_gb, self.download_gb)
 
 
-@dataclass
-class ExtractReport:
+@dataclass(repr=False)
+class ExtractReport(Shown):
     """What a run did.
 
     Attributes:
@@ -144,6 +145,44 @@ class ExtractReport:
     engine: str = ""
     engine_note: str = ""
     not_merged: dict[str, str] = field(default_factory=dict)
+
+    def _line(self) -> str:
+        frames = f"; {plural(self.num_frames, 'frame')} in {self.seconds:.1f} s" if self.num_frames else ""
+        return f"{', '.join(self.feature_sets)}: {plural(self.num_videos, 'video')}: {self._counts()}{frames}"
+
+    def _counts(self) -> str:
+        copies = plural(self.duplicates, "duplicate")
+        return f"{self.computed:,} computed, {self.cached:,} cached, {copies}, {len(self.failed):,} failed"
+
+    def _html(self) -> str:
+        from framecache.cache.cli import format_bytes
+        from framecache.cache.html import card, facts, notes, reasons
+
+        told: list[tuple[str, object]] = [
+            ("feature sets", self.feature_sets),
+            ("videos", f"{self.num_videos:,}: {self._counts()}"),
+        ]
+        if self.num_frames and self.seconds:
+            waits = {"decode": self.decode_wait_seconds, "CNN": self.cnn_wait_seconds, "write": self.write_seconds}
+            spent = self.start_seconds + self.seconds
+            told += [
+                ("frames", f"{self.num_frames:,}, {format_bytes(self.num_bytes)} of features written"),
+                ("time", f"{self.seconds:.1f} s and {self.start_seconds:.1f} s of start-up"),
+                ("speed", f"{self.num_frames / self.seconds:,.0f} frames/s, {self.engine}"),
+                ("bound by", self.bound_by),
+                ("waited for", ", ".join(f"{what} {seconds:.1f} s" for what, seconds in waits.items())),
+            ]
+            if self.saved_seconds:
+                epochs = f"{spent / self.saved_seconds:.1f} epochs, each of which saves {self.saved_seconds:.1f} s"
+                told.append(("pays off after", f"{epochs} of decoding and CNN"))
+        return card(
+            "extraction",
+            facts(told),
+            reasons("failed", self.failed),
+            reasons("computed with warnings", self.warnings),
+            reasons("shards not merged", self.not_merged),
+            notes([f"the slower engine was taken: {self.engine_note}"] if self.engine_note else []),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""

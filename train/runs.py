@@ -10,6 +10,7 @@ from typing import Any
 
 from framecache.cache.errors import InputError
 from framecache.cache.reader import FeatureSet
+from framecache.cache.shown import Shown
 from framecache.cache.spec import Spec, require_same_spec
 from framecache.cache.store import open_cache
 from framecache.train.config import FitConfig
@@ -19,12 +20,22 @@ RUN_FILE = "run.json"
 EVENTS_FOLDER = "tensorboard"
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(Shown):
     """A finished experiment: its folder and what its ``run.json`` says."""
 
     folder: Path
     record: Mapping[str, Any]
+
+    def _line(self) -> str:
+        from framecache.train.run_card import run_line
+
+        return run_line(self)
+
+    def _html(self) -> str:
+        from framecache.train.run_card import run_card
+
+        return run_card(self)
 
     def config(self) -> FitConfig:
         """The settings; those that did not exist yet when it was trained have their defaults.

@@ -69,6 +69,21 @@ def markdown_table(title: str, headings: Sequence[Heading], rows: Sequence[Seque
     return "\n\n".join(map(str, [title, table, *notes]))
 
 
+def html_table(
+    title: str,
+    headings: Sequence[Heading],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    legend: Sequence[str] = (),
+) -> str:
+    """The same for a notebook; of many rows the first, and what the columns mean on a click."""
+    from framecache.cache import html
+
+    names = [heading.is_name for heading in headings]
+    table = html.table([heading.text for heading in headings], rows, names)
+    return html.card(title, table, html.notes(notes), html.folded("what the columns mean", legend))
+
+
 def printable(text: str) -> str:
     """A text that moves no cursor, changes no colour and breaks no line."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

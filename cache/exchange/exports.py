@@ -22,6 +22,7 @@ from framecache.cache.exchange.export_formats import FORMATS, ExportFormat, npy_
 from framecache.cache.folders import scan_folder
 from framecache.cache.manifest import read_manifest
 from framecache.cache.reader import FeatureSet
+from framecache.cache.shown import Shown, plural
 from framecache.cache.store import SPEC_FILE, open_cache
 
 SUMS_FILE = "SHA256SUMS"
@@ -38,8 +39,8 @@ preprocessing, which frames, the reduction. `sha256sum -c {sums}` finds any chan
 """
 
 
-@dataclass
-class ExportReport:
+@dataclass(repr=False)
+class ExportReport(Shown):
     """What an export did.
 
     Attributes:
@@ -61,6 +62,26 @@ class ExportReport:
     num_files: int = 0
     num_bytes: int = 0
     missing: dict[str, str] = field(default_factory=dict)
+
+    def _line(self) -> str:
+        missing = f", {len(self.missing):,} missing" if self.missing else ""
+        return f"{self.folder}: {plural(self.num_videos, 'video')} as {self.format}, {self._size()}{missing}"
+
+    def _size(self) -> str:
+        from framecache.cache.cli import format_bytes
+
+        return f"{format_bytes(self.num_bytes)} in {plural(self.num_files, 'file')}"
+
+    def _html(self) -> str:
+        from framecache.cache.html import card, facts, reasons
+
+        told = [
+            ("folder", self.folder),
+            ("format", self.format),
+            ("videos", f"{self.num_videos:,}, {plural(self.num_frames, 'frame')}"),
+            ("size", self._size()),
+        ]
+        return card(f"exported {self.feature_set}", facts(told), reasons("not exported", self.missing))
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""

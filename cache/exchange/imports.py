@@ -27,6 +27,7 @@ from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.manifest import read_manifest
 from framecache.cache.reader import FeatureSet
 from framecache.cache.shard import VideoRow
+from framecache.cache.shown import Shown, plural
 from framecache.cache.spec import Spec
 from framecache.cache.store import Cache, lock_for_writing
 from framecache.cache.writer import ShardWriter, VideoBuffer
@@ -49,8 +50,8 @@ class ImportSource(Protocol):
         """What the spec says of where the features come from."""
 
 
-@dataclass
-class ImportReport:
+@dataclass(repr=False)
+class ImportReport(Shown):
     """What an import did.
 
     Attributes:
@@ -74,6 +75,24 @@ class ImportReport:
     unlisted: list[str] = field(default_factory=list)
     num_frames: int = 0
     manifest: str | None = None
+
+    def _line(self) -> str:
+        return f"{self.feature_set}: {plural(self.num_videos, 'video')}: {self._counts()}"
+
+    def _counts(self) -> str:
+        copies = plural(self.duplicates, "duplicate")
+        return f"{self.imported:,} imported, {self.cached:,} cached, {copies}, {len(self.failed):,} failed"
+
+    def _html(self) -> str:
+        from framecache.cache.html import card, facts, reasons
+
+        told = [
+            ("videos", f"{self.num_videos:,}: {self._counts()}"),
+            ("frames imported", f"{self.num_frames:,}"),
+            ("left out", self.unlisted and f"{len(self.unlisted):,} that the manifest does not list"),
+            ("labels", self.manifest),
+        ]
+        return card(f"imported {self.feature_set}", facts(told), reasons("failed", self.failed))
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -250,10 +251,11 @@ def test_a_folder_that_is_no_sweep_or_one_of_other_features_is_refused(write: Wr
 
 def test_a_gpu_is_shared_and_a_core_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 3, 4})
-    monkeypatch.setattr("framecache.train.sweep.sweep._visible_gpus", list)
+    module = import_module("framecache.train.sweep.sweep")
+    monkeypatch.setattr(module, "_visible_gpus", list)
     assert [place["core"] for place in worker_places(0)] == [2, 3, 4]
     assert [place["core"] for place in worker_places(2)] == [None, None]
-    monkeypatch.setattr("framecache.train.sweep.sweep._visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(module, "_visible_gpus", lambda: ["0", "1"])
     assert [place["gpu"] for place in worker_places(0)] == ["0", "1", "0", "1"]
     assert [place["core"] for place in worker_places(0)] == [None] * 4
 

@@ -21,6 +21,7 @@ from framecache.cache.manifest import Video, read_manifest
 from framecache.cache.plugins import import_callable
 from framecache.cache.quiet import quiet_stderr
 from framecache.cache.reader import FeatureSet
+from framecache.cache.shown import Shown, plural
 from framecache.cache.sources import public_text
 from framecache.cache.spec import folder_name
 from framecache.cache.store import open_cache
@@ -124,8 +125,8 @@ class FidelityRow:
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class FidelityReport:
+@dataclass(frozen=True, repr=False)
+class FidelityReport(Shown):
     """The table, and what is the same in all its rows.
 
     Attributes:
@@ -141,6 +142,16 @@ class FidelityReport:
     num_test_videos: int
     rows: tuple[FidelityRow, ...]
     labels: tuple[str, ...]
+
+    def _line(self) -> str:
+        scores = zip(self.labels, (row.test_accuracy_mean for row in self.rows), strict=True)
+        told = ", ".join(f"{label} {score:.3f}" for label, score in scores)
+        return f"{self.folder}: {self.config.model}, {plural(self.num_test_videos, 'test video')}, accuracy of {told}"
+
+    def _html(self) -> str:
+        from framecache.train.fidelity.table import format_html
+
+        return format_html(self)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""

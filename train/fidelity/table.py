@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from framecache.cache.cli import format_bytes
 from framecache.train.fidelity.fidelity import FidelityReport, FidelityRow
-from framecache.train.tables import Heading, count, decimal, markdown_table, mean_and_deviation, terminal_table
+from framecache.train.tables import (
+    Heading,
+    count,
+    decimal,
+    html_table,
+    markdown_table,
+    mean_and_deviation,
+    terminal_table,
+)
 
 _NUMBERS = (
     "bytes/\nframe",
@@ -29,6 +37,11 @@ def format_table(report: FidelityReport) -> str:
 def format_markdown(report: FidelityReport) -> str:
     """The same as a Markdown table."""
     return markdown_table(heading(report), _HEADINGS, _cells(report), notes(report))
+
+
+def format_html(report: FidelityReport) -> str:
+    """The same for a notebook."""
+    return html_table(heading(report), _HEADINGS, _cells(report), notes(report))
 
 
 def heading(report: FidelityReport) -> str:

@@ -11,13 +11,14 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from framecache.cache.errors import InputError
+from framecache.cache.shown import Shown, plural
 from framecache.train.runs import Run, open_run
 from framecache.train.splits.leakage import told_of_run
 from framecache.train.sweep.dispatch import Dispatcher
@@ -44,7 +45,7 @@ class Configuration:
     """Values and their finished trials, over seeds and folds, the best on val first."""
 
     values: Mapping[str, Any]
-    trials: tuple[Ended, ...]
+    trials: tuple[Ended, ...] = field(repr=False)
 
     @property
     def value(self) -> float:
@@ -57,8 +58,8 @@ class Configuration:
         return statistics.fmean(trial.val_loss or 0.0 for trial in self.trials)
 
 
-@dataclass(frozen=True)
-class Swept:
+@dataclass(frozen=True, repr=False)
+class Swept(Shown):
     """A sweep that has ended.
 
     Attributes:
@@ -81,6 +82,16 @@ class Swept:
     workers: int
     seconds: Mapping[str, float]
     warnings: tuple[str, ...] = ()
+
+    def _line(self) -> str:
+        from framecache.train.sweep.table import told_best
+
+        return f"{self.folder}: {plural(len(self.trials), 'trial')}; {told_best(self)}"
+
+    def _html(self) -> str:
+        from framecache.train.sweep.table import html_sweep
+
+        return html_sweep(self)
 
     @property
     def best(self) -> Ended | None:

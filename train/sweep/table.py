@@ -19,24 +19,35 @@ def format_sweep(swept: Swept) -> str:
     """The table and what there is to say of it, for a terminal."""
     failed = [f"failed: {trial.name}: {trial.reason}" for trial in swept.trials if trial.state == FAILED]
     more = [f"… and {len(failed) - _SHOWN} more failed, see --json"] if len(failed) > _SHOWN else []
-    counts = ", ".join(f"{swept.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED))
-    seconds = swept.seconds["wall"]
     lines = [
-        *_best(swept),
+        terminal_table(_title(swept), _headings(swept), _rows(swept), [told_best(swept)])
+        if swept.best
+        else told_best(swept),
         *swept.warnings,
         *failed[:_SHOWN],
         *more,
-        f"{len(swept.trials)} trials: {counts}; {seconds:.1f} s with {swept.workers} workers, "
-        f"{swept.efficiency:.0%} of them in trainings",
+        _told_trials(swept),
         f"compare them, with intervals and tests: framecache-train compare {swept.folder}",
     ]
     return "\n".join(lines)
 
 
-def _best(swept: Swept) -> list[str]:
-    if swept.best is None:
-        return ["no trial was finished"]
-    headings = [
+def html_sweep(swept: Swept) -> str:
+    """The same for a notebook."""
+    from framecache.cache.html import card, notes, reasons, table
+
+    failed = {trial.name: trial.reason for trial in swept.trials if trial.state == FAILED}
+    headings = _headings(swept)
+    return card(
+        _title(swept),
+        table([heading.text for heading in headings], _rows(swept), [heading.is_name for heading in headings]),
+        reasons("failed", failed),
+        notes([told_best(swept), *swept.warnings, _told_trials(swept)]),
+    )
+
+
+def _headings(swept: Swept) -> list[Heading]:
+    return [
         Heading("#"),
         Heading("configuration", is_name=True),
         Heading("trials"),
@@ -44,7 +55,10 @@ def _best(swept: Swept) -> list[str]:
         Heading("val\nloss"),
         Heading("seconds"),
     ]
-    rows = [
+
+
+def _rows(swept: Swept) -> list[list[str]]:
+    return [
         [
             str(place),
             shown(found.values, 4) or "(one)",
@@ -55,13 +69,29 @@ def _best(swept: Swept) -> list[str]:
         ]
         for place, found in enumerate(swept.ranking[:_SHOWN], start=1)
     ]
+
+
+def _title(swept: Swept) -> str:
     few = len(swept.ranking) > _SHOWN
     told = f"best {_SHOWN} of {len(swept.ranking)} configurations" if few else f"{len(swept.ranking)} configurations"
-    title = f"{swept.folder}: {told}, chosen on val by the mean over their trials"
+    return f"{swept.folder}: {told}, chosen on val by the mean over their trials"
+
+
+def told_best(swept: Swept) -> str:
+    """The best trial and its scores."""
     best, score = swept.best, (swept.test or {}).get(swept.measure)
+    if best is None:
+        return "no trial was finished"
     told_test = "no test videos" if score is None else f"test {swept.measure} {score:.3f}, told of this trial only"
-    note = f"best trial of the best configuration: {best.name}: val {swept.measure} {best.value:.3f}; {told_test}"
-    return [terminal_table(title, headings, rows, [note])]
+    return f"best trial of the best configuration: {best.name}: val {swept.measure} {best.value:.3f}; {told_test}"
+
+
+def _told_trials(swept: Swept) -> str:
+    counts = ", ".join(f"{swept.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED))
+    return (
+        f"{len(swept.trials)} trials: {counts}; {swept.seconds['wall']:.1f} s with {swept.workers} workers, "
+        f"{swept.efficiency:.0%} of them in trainings"
+    )
 
 
 def sweep_json(swept: Swept) -> dict[str, Any]:

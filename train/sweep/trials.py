@@ -56,4 +56,4 @@ class Ended:
     val_loss: float | None = None
     reason: str = ""
     seconds: float = 0.0
-    measures: Mapping[int, float] = field(default_factory=dict)
+    measures: Mapping[int, float] = field(default_factory=dict, repr=False)
