@@ -142,6 +142,7 @@ class Experiment:
         progress: bool = False,
         on_epoch: OnEpoch | None = None,
         checkpoint: Checkpoint | None = None,
+        feed: Feed | None = None,
     ) -> Trained:
         """Trains a model; where only numbers differ from an earlier training, its graphs are used again.
 
@@ -151,12 +152,19 @@ class Experiment:
             progress: Whether to show a progress bar, on a terminal.
             on_epoch: Called after each epoch with its measures; may raise to end the training.
             checkpoint: Where an interrupted training goes on from; None for none.
+            feed: Its batches; None for those of the sequences.
 
         Raises:
             InputError: The loss is no longer a number.
         """
-        trainer = self._trainer(config, self.feed)
-        return self._trained(trainer, config, folder, progress, on_epoch, checkpoint)
+        trainer = self._trainer(config, feed or self.feed)
+        begin = time.perf_counter()
+        _set_seed(config)
+        train, val = self.rows["train"], self.rows["val"]
+        history = trainer.train(train, val, config, folder, progress, on_epoch, checkpoint)
+        seconds = time.perf_counter() - begin
+        logits = {split: trainer.logits(rows) for split, rows in self.rows.items() if len(rows)}
+        return Trained(logits, seconds, trainer.model, history)
 
     def baseline(self, config: FitConfig) -> Scored:
         """The mean of all frames and a linear model, trained with the default settings; once per seed.
@@ -166,7 +174,7 @@ class Experiment:
         key = (config.seed, config.class_weights)
         if key not in self._baselines:
             settings = FitConfig(model="mean", seed=config.seed, class_weights=config.class_weights)
-            trained = self._trained(self._trainer(settings, self._mean_feed), settings)
+            trained = self.train(settings, feed=self._mean_feed)
             self._baselines[key] = Scored(trained.logits, trained.seconds)
         return self._baselines[key]
 
@@ -204,23 +212,6 @@ class Experiment:
             while len(self._trainers) > _KEPT_TRAINERS:
                 self._trainers.popitem(last=False)
         return self._trainers[key]
-
-    def _trained(
-        self,
-        trainer: Trainer,
-        config: FitConfig,
-        folder: Path | None = None,
-        progress: bool = False,
-        on_epoch: OnEpoch | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Trained:
-        begin = time.perf_counter()
-        _set_seed(config)
-        rows = self.rows
-        history = trainer.train(rows["train"], rows["val"], config, folder, progress, on_epoch, checkpoint)
-        seconds = time.perf_counter() - begin
-        logits = {split: trainer.logits(rows) for split, rows in self.rows.items() if len(rows)}
-        return Trained(logits, seconds, trainer.model, history)
 
 
 def _set_seed(config: FitConfig) -> None:
