@@ -21,7 +21,8 @@ from framecache.cache.cli import run
 from framecache.cache.errors import InputError
 from framecache.train.__main__ import app
 from framecache.train.comparison.compare import compare_runs
-from framecache.train.comparison.comparison import BEST, BOOTSTRAP, MCNEMAR, NOISE, WORSE, Row, short_names
+from framecache.train.comparison.comparison import Row, short_names
+from framecache.train.comparison.differences import BEST, BOOTSTRAP, MCNEMAR, NOISE, WORSE
 from framecache.train.comparison.results import read_result
 from framecache.train.comparison.significance import mcnemar
 from framecache.train.predictions import Predictions, read_predictions
@@ -92,25 +93,25 @@ def test_validation_chooses_the_best_and_test_does_not(tmp_path: Path) -> None:
     write_run(tmp_path / "a", skill=6, val_skill=0.5, model="lstm")
     write_run(tmp_path / "b", skill=0.5, val_skill=6, model="gru")
     best, other = rows_of(tmp_path)
-    assert (best.fields["model"], best.number, best.verdict) == ("gru", 1, BEST)
+    assert (best.fields["model"], best.number, best.to_best.verdict) == ("gru", 1, BEST)
     assert best.test is not None
     assert other.test is not None
     assert best.test.mean < other.test.mean
-    assert other.verdict == "better"
+    assert other.to_best.verdict == "better"
 
 
 def test_a_difference_is_told_from_noise(runs: Path) -> None:
     best, second, *others = rows_of(runs)
-    assert (best.fields["model"], best.p, best.verdict) == ("lstm", None, BEST)
-    assert (second.fields["model"], second.verdict, second.paired_test) == ("lstm", NOISE, BOOTSTRAP)
-    assert [row.verdict for row in others] == [WORSE] * 2
+    assert (best.fields["model"], best.to_best.p, best.to_best.verdict) == ("lstm", None, BEST)
+    assert (second.fields["model"], second.to_best.verdict, second.to_best.paired_test) == ("lstm", NOISE, BOOTSTRAP)
+    assert [row.to_best.verdict for row in others] == [WORSE] * 2
     for row in (second, *others):
-        assert row.p is not None
-        assert row.p_holm is not None
-        assert row.p_holm >= row.p
+        assert row.to_best.p is not None
+        assert row.to_best.p_holm is not None
+        assert row.to_best.p_holm >= row.to_best.p
         assert row.test is not None
         assert best.test is not None
-        assert row.difference == pytest.approx(row.test.mean - best.test.mean)
+        assert row.to_best.mean == pytest.approx(row.test.mean - best.test.mean)
 
 
 def test_two_single_runs_are_compared_by_mcnemar(runs: Path) -> None:
@@ -118,7 +119,7 @@ def test_two_single_runs_are_compared_by_mcnemar(runs: Path) -> None:
     right = [row.results[0].outcomes["test"].right() for row in (best, second)]
     assert right[0] is not None
     assert right[1] is not None
-    assert (second.p, second.paired_test) == (mcnemar(right[0], right[1]), MCNEMAR)
+    assert (second.to_best.p, second.to_best.paired_test) == (mcnemar(right[0], right[1]), MCNEMAR)
 
 
 def test_a_run_that_repeats_another_is_not_counted_but_told(runs: Path, tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_runs_without_test_videos_have_no_test_columns(tmp_path: Path) -> None:
         write_run(tmp_path / f"{seed}", seed=seed, counts={"train": 6, "val": 6})
     compared = compare_runs([tmp_path], tmp_path)
     (row,) = compared.comparisons[0].rows
-    assert (row.test, row.low, row.p) == (None, None, None)
+    assert (row.test, row.low, row.to_best.p) == (None, None, None)
     table = compared.format("table")
     assert "test" not in table.split("the same in all")[0]
     assert f"{row.baseline_val:.3f}" in table
@@ -174,10 +175,10 @@ def test_an_error_is_better_the_lower_it_is(tmp_path: Path) -> None:
         metrics = {name: {"mae": float(errors[split == name].mean())} for name in ("val", "test")}
         change_record(folder, task="regression", measure="mae", classes=[], metrics=metrics, baseline=metrics)
     good, bad = rows_of(tmp_path)
-    assert (good.results[0].folder.name, good.verdict) == ("good", BEST)
-    assert bad.verdict == WORSE
-    assert bad.difference is not None
-    assert bad.difference > 0
+    assert (good.results[0].folder.name, good.to_best.verdict) == ("good", BEST)
+    assert bad.to_best.verdict == WORSE
+    assert bad.to_best.mean is not None
+    assert bad.to_best.mean > 0
 
 
 def test_names_leave_out_what_all_have_in_front() -> None:
@@ -195,8 +196,8 @@ def test_an_older_run_is_compared_by_its_right_and_wrong_videos(runs: Path, tmp_
     for seed in range(3):
         make_old(tmp_path / "sweep" / "gru" / f"{GMP}-{seed}")
     after = rows_of(tmp_path)
-    assert [(row.test, row.low, row.high, row.p) for row in after] == [
-        (row.test, row.low, row.high, row.p) for row in before
+    assert [(row.test, row.low, row.high, row.to_best.p) for row in after] == [
+        (row.test, row.low, row.high, row.to_best.p) for row in before
     ]
     (old,) = [row for row in after if row.label == "gmp, gru"]
     assert (old.parameters, old.feature_bytes, old.results[0].command) == (None, None, None)
@@ -206,7 +207,7 @@ def test_a_run_without_predictions_is_listed_with_what_it_has(tmp_path: Path) ->
     (write_run(tmp_path / "a") / "logits.npz").unlink()
     (row,) = rows_of(tmp_path)
     assert row.test is not None
-    assert (row.low, row.p) == (None, None)
+    assert (row.low, row.to_best.p) == (None, None)
 
 
 def change_record(folder: Path, **changes: Any) -> None:
@@ -340,7 +341,9 @@ def test_all_forms_hold_the_same_rows(runs: Path, capsys: pytest.CaptureFixture[
     (comparison,) = json.loads(told(["sweep", "--runs", str(runs), "--json"], capsys)[0])["comparisons"]
     lines = list(csv.DictReader(io.StringIO(told([str(runs), "--csv"], capsys)[0])))
     table = [line.split() for line in told([str(runs)], capsys)[0].splitlines()]
-    markdown = [line for line in told([str(runs), "--md"], capsys)[0].splitlines() if line.startswith("|")]
+    tables, others = told([str(runs), "--md"], capsys)[0].split("other metrics on test")
+    markdown = [line for line in tables.splitlines() if line.startswith("|")]
+    assert others.count("\n| ") == 4 + 2
     assert len({line.replace("\\|", "").count("|") for line in markdown}) == 1
     assert len(lines) == len(markdown) - 2 == len(comparison["rows"]) == 4
     for row, line, text in zip(comparison["rows"], lines, markdown[2:], strict=True):
@@ -359,8 +362,9 @@ def test_names_of_anybody_move_no_cursor_and_break_no_table(tmp_path: Path) -> N
     write_run(tmp_path / "b")
     compared = compare_runs([tmp_path], tmp_path)
     assert "\x1b" not in compared.format("table") + compared.format("md")
-    markdown = [line for line in compared.format("md").splitlines() if line.startswith("|")]
-    assert len(markdown) == 4
+    tables = [table.splitlines() for table in compared.format("md").split("\n\n") if table.startswith("|")]
+    assert [len(table) for table in tables] == [4, 4]
+    markdown = tables[0]
     assert len({line.replace("\\|", "").count("|") for line in markdown}) == 1
 
 
@@ -387,7 +391,7 @@ def test_the_folds_of_a_cross_validation_are_one_result_over_all_videos(tmp_path
     (comparison,) = compare_runs([tmp_path], tmp_path).comparisons
     assert comparison.num_test == 3 * COUNTS["test"]
     good, bad = comparison.rows
-    assert (good.label, bad.label, bad.verdict) == ("lstm", "gru", WORSE)
+    assert (good.label, bad.label, bad.to_best.verdict) == ("lstm", "gru", WORSE)
     runs = [read_result(tmp_path / "good" / f"fold{fold}") for fold in (1, 2, 3)]
     assert good.test is not None
     assert good.test.mean == pytest.approx(statistics.fmean(run.metrics["test"] for run in runs))

@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from framecache.train.comparison.scoring import Classification, Frames, Labels, Multilabel, Outcome, Regression
+from framecache.train.comparison.outcomes.classification import Classification, Labels
+from framecache.train.comparison.outcomes.frames import Frames as FrameOutcome
+from framecache.train.comparison.outcomes.multilabel import Multilabel
+from framecache.train.comparison.outcomes.outcome import Outcome
+from framecache.train.comparison.outcomes.regression import Regression
 from framecache.train.predictions import Predictions
+from framecache.train.tasks.frames import Frames
+from framecache.train.tasks.metrics import classification_metrics, multilabel_metrics, regression_metrics
 
 ONES = np.ones((1, 3))
 CLASSES = ("a", "b")
@@ -27,7 +33,7 @@ def classification() -> Outcome:
 
 def frames() -> Outcome:
     logits = [[1, 0], [0, 1], [0, 1], [1, 0], [0, 1]]
-    return Frames(predictions(logits, [0, 1, -1, 1, -1], [3, 1, 1]), CLASSES)
+    return FrameOutcome(predictions(logits, [0, 1, -1, 1, -1], [3, 1, 1]), CLASSES)
 
 
 def regression() -> Outcome:
@@ -125,3 +131,57 @@ def test_runs_know_whether_the_same_is_true_of_their_videos() -> None:
     other = Regression(predictions([[1], [2], [3]], np.array([[1.50001], [2], [5]], np.float32)), ())
     assert other.true() == regression().true()
     assert other.truth() != regression().truth()
+
+
+def test_every_metric_of_a_run_is_told_by_its_predictions_and_resampled_by_repeating_videos() -> None:
+    """Against the tasks' own metrics, of the videos as they are and of a resample written out."""
+    rng = np.random.default_rng(1)
+    drawn = np.sort(rng.integers(12, size=12))
+    weights = np.stack([np.ones(12), np.bincount(drawn, minlength=12)]).astype(float)
+    lengths = rng.integers(1, 9, size=12)
+    starts = np.cumsum(lengths) - lengths
+    logits = rng.normal(size=(12, 4))
+    targets = rng.integers(3, size=12)  # the last class is predicted only
+    of_frames, classes = rng.normal(size=(lengths.sum(), 4)), rng.integers(-1, 3, size=lengths.sum())
+    of_frames[np.arange(len(classes)), classes] += 1
+    labels = rng.random((12, 4)) < 0.4
+    numbers = rng.normal(size=(12, 1)).astype(np.float32)
+    frames_drawn = np.concatenate([np.arange(starts[video], starts[video] + lengths[video]) for video in drawn])
+    cases: list[tuple[Outcome, list[dict[str, float]]]] = [
+        (
+            Classification(predictions(logits, targets), "abcd"),
+            [classification_metrics(logits[rows], targets[rows], 2) for rows in (np.arange(12), drawn)],
+        ),
+        (
+            Multilabel(predictions(logits, labels), "abcd"),
+            [multilabel_metrics(logits[rows], labels[rows]) for rows in (np.arange(12), drawn)],
+        ),
+        (
+            Regression(predictions(logits[:, :1], numbers), ()),
+            [
+                regression_metrics(logits[rows, 0].astype(np.float32), numbers[rows, 0])
+                for rows in (np.arange(12), drawn)
+            ],
+        ),
+        (
+            FrameOutcome(predictions(of_frames, classes, lengths), "abcd"),
+            [
+                Frames("abcd").metrics(of_frames[rows], classes[rows], lengths[videos])
+                for rows, videos in ((np.arange(len(classes)), np.arange(12)), (frames_drawn, drawn))
+            ],
+        ),
+    ]
+    for outcome, expected in cases:
+        for name in expected[0]:
+            metric = outcome.metric(name)
+            assert metric is not None, name
+            np.testing.assert_allclose(metric(weights), [one[name] for one in expected], rtol=1e-5, err_msg=name)
+
+
+def test_metrics_that_nothing_is_known_of_are_none() -> None:
+    assert Labels(["x"], "a", "a", CLASSES).metric("top5") is None
+    assert regression().metric("loss") is None
+    assert classification().metric("top?") is None
+    r2 = regression().metric("r2")
+    assert r2 is not None
+    assert np.isnan(r2(np.array([[0.0, 3, 0]]))).all()  # one number three times has no variance

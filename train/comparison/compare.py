@@ -10,17 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framecache.cache.errors import InputError
+from framecache.cache.shown import Shown, plural
 from framecache.train.comparison.comparison import Comparison, compare
 from framecache.train.comparison.filters import select
 from framecache.train.comparison.results import Result, find_runs, read_result
-from framecache.train.comparison.table import format_markdown, format_table, sort, to_csv, to_json
+from framecache.train.comparison.table import (
+    conclusion,
+    format_html,
+    format_markdown,
+    format_table,
+    sort,
+    to_csv,
+    to_json,
+)
 
 _WIDE = 200  # characters; where nobody's terminal sets a limit
 _APART = "runs on other videos, labels or tasks cannot be compared with those above:"
 
 
-@dataclass(frozen=True, eq=False)
-class Compared:
+@dataclass(frozen=True, eq=False, repr=False)
+class Compared(Shown):
     """What was found in some folders.
 
     Attributes:
@@ -30,6 +39,16 @@ class Compared:
 
     comparisons: tuple[Comparison, ...]
     unreadable: Mapping[str, str]
+
+    def _line(self) -> str:
+        counts = [plural(sum(len(row.runs) for row in each.rows), "run") for each in self.comparisons]
+        return "; ".join(f"{runs}: {conclusion(each)}" for runs, each in zip(counts, self.comparisons, strict=True))
+
+    def _html(self) -> str:
+        from framecache.cache.html import notes, reasons
+
+        tables = map(format_html, self.comparisons)
+        return notes([_APART]).join(tables) + reasons("cannot be read", self.unreadable)
 
     def format(self, kind: str) -> str:
         """All tables as text with a line end: ``table``, ``md``, ``csv`` or ``json``."""
@@ -44,7 +63,11 @@ class Compared:
 
 
 def compare_runs(
-    places: Sequence[str | Path], runs: Path, filters: Sequence[str] = (), sort_by: str = "number", group: bool = True
+    places: str | Path | Sequence[str | Path] = (),
+    runs: str | Path = "runs",
+    filters: Sequence[str] = (),
+    sort_by: str = "number",
+    group: bool = True,
 ) -> Compared:
     """Compares finished runs.
 
@@ -57,7 +80,12 @@ def compare_runs(
 
     Raises:
         InputError: There is nothing to compare, or a filter or a column is wrong.
+
+    Example:
+        >>> compare_runs("runs", filters=["units=64"])  # doctest: +SKIP
     """
+    runs = Path(runs)
+    places = [places] if isinstance(places, str | Path) else places
     results: list[Result] = []
     unreadable: dict[str, str] = {}
     for folder in find_runs(places, runs):

@@ -8,22 +8,18 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from framecache.cache.shown import Shown
+from framecache.train.comparison.differences import BEST, Answers, Difference, judge, resample
 from framecache.train.comparison.filters import as_text
 from framecache.train.comparison.folds import pool_folds
+from framecache.train.comparison.measures import Measured, other_measures
 from framecache.train.comparison.results import Result
-from framecache.train.comparison.scoring import Outcome
-from framecache.train.comparison.significance import LEVEL, bootstrap, holm, interval, mcnemar, paired_bootstrap
+from framecache.train.comparison.significance import interval
 from framecache.train.config import NOT_COMPARED
-
-BOOTSTRAP, MCNEMAR = "paired bootstrap", "exact McNemar"
-BEST, NOISE, WORSE, BETTER = "best", "within noise", "worse", "better"
 
 
 @dataclass(frozen=True)
@@ -49,11 +45,8 @@ class Row:
         high: Its upper end.
         baseline_val: Of the mean-pool baseline, mean over the seeds.
         baseline_test: Of the mean-pool baseline, mean over the seeds.
-        difference: Of the means on test, this row's less the best one's.
-        p: P-value of no difference to the best on test.
-        p_holm: The same, corrected for the number of rows (Holm).
-        paired_test: Which test it is of.
-        verdict: In words: best, within noise, worse, better; empty if it cannot be said.
+        to_best: How it differs on test from the best row; the best one's own says no more than that it is.
+        to_baseline: How it differs on test from its own mean-pool baseline.
         seconds: Mean time of one training.
         parameters: Of the model.
         feature_bytes: Of the feature set on disk.
@@ -69,11 +62,8 @@ class Row:
     high: float | None
     baseline_val: float | None
     baseline_test: float | None
-    difference: float | None
-    p: float | None
-    p_holm: float | None
-    paired_test: str | None
-    verdict: str
+    to_best: Difference
+    to_baseline: Difference
     seconds: float | None
     parameters: int | None
     feature_bytes: int | None
@@ -84,8 +74,8 @@ class Row:
         return tuple(run for result in self.results for run in result.runs)
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Shown):
     """Runs of one task on the same val and test videos, the best on val first.
 
     Attributes:
@@ -111,6 +101,21 @@ class Comparison:
     varying: tuple[str, ...]
     constant: Mapping[str, Any]
     repeated: tuple[str, ...]
+
+    def _line(self) -> str:
+        from framecache.train.comparison.table import conclusion, title
+
+        return f"{title(self)}. {conclusion(self)}"
+
+    def _html(self) -> str:
+        from framecache.train.comparison.table import format_html
+
+        return format_html(self)
+
+    @cached_property
+    def others(self) -> dict[str, list[Measured | None]]:
+        """The other metrics on test, of each row; it takes as long as all intervals and tests of the measure."""
+        return other_measures([row.results for row in self.rows])
 
 
 def compare(results: Sequence[Result], group: bool = True) -> list[Comparison]:
@@ -194,18 +199,31 @@ def _rows(
     groups: Sequence[Sequence[Result]], fields: Sequence[Mapping[str, Any]], varying: Sequence[str]
 ) -> tuple[Row, ...]:
     """A row per group, of which the first is the best."""
-    tested = [number for number, same in enumerate(groups) if all("test" in result.outcomes for result in same)]
-    resampled = _resample([groups[number] for number in tested])
-    scores = dict(zip(tested, resampled, strict=True)) if resampled.size else {}
-    p_values = {number: _p_value(groups, scores, number) for number in scores if number and 0 in scores}
-    corrected = dict(zip(p_values, holm([p for p, _ in p_values.values()]), strict=True))
-    best = _test_spread(groups[0])
+    answers = _answers(groups)
+    tests = [_test_spread(same) for same in groups]
+    baselines = [_mean([result.baseline.get("test") for result in same]) for same in groups]
+    lower_is_better = groups[0][0].lower_is_better
+    to_best = judge(
+        {number: _less(test, tests[0].mean if tests[0] else None) for number, test in enumerate(tests) if number},
+        {
+            number: (answers[number, False], answers[0, False])
+            for number in range(1, len(groups))
+            if (number, False) in answers and (0, False) in answers
+        },
+        lower_is_better,
+    )
+    to_baseline = judge(
+        {number: _less(test, baseline) for number, (test, baseline) in enumerate(zip(tests, baselines, strict=True))},
+        {
+            number: (answers[number, False], answers[number, True])
+            for number in range(len(groups))
+            if (number, True) in answers
+        },
+        lower_is_better,
+    )
     rows = []
     for number, same in enumerate(groups):
-        test = _test_spread(same)
-        low, high = interval(scores[number]) if number in scores else (None, None)
-        difference = test.mean - best.mean if test and best else None
-        p, paired_test = p_values.get(number, (None, None))
+        low, high = interval(answers[number, False].scores) if (number, False) in answers else (None, None)
         rows.append(
             Row(
                 number=number + 1,
@@ -213,22 +231,35 @@ def _rows(
                 fields=fields[number],
                 results=tuple(same),
                 val=_spread([result.metrics["val"] for result in same]),
-                test=test,
+                test=tests[number],
                 low=low,
                 high=high,
                 baseline_val=_mean([result.baseline.get("val") for result in same]),
-                baseline_test=_mean([result.baseline.get("test") for result in same]),
-                difference=difference,
-                p=p,
-                p_holm=corrected.get(number),
-                paired_test=paired_test,
-                verdict=_verdict(number, difference, corrected.get(number), same[0].lower_is_better),
+                baseline_test=baselines[number],
+                to_best=to_best.get(number, Difference(verdict=BEST)),
+                to_baseline=to_baseline[number],
                 seconds=_mean([result.seconds for result in same]),
                 parameters=same[0].parameters,
                 feature_bytes=same[0].feature_bytes,
             )
         )
     return tuple(rows)
+
+
+def _answers(groups: Sequence[Sequence[Result]]) -> dict[tuple[int, bool], Answers]:
+    """What each group, and its baseline (then True), made of the test videos, where all its runs kept predictions."""
+    outcomes = {}
+    for number, same in enumerate(groups):
+        if all("test" in result.outcomes for result in same):
+            outcomes[number, False] = [result.outcomes["test"] for result in same]
+            baselines = [result.baseline_outcome for result in same if result.baseline_outcome is not None]
+            if len(baselines) == len(same):
+                outcomes[number, True] = baselines
+    return resample(outcomes)
+
+
+def _less(test: Spread | None, other: float | None) -> float | None:
+    return None if test is None or other is None else test.mean - other
 
 
 def _spread(values: Sequence[float]) -> Spread:
@@ -238,46 +269,6 @@ def _spread(values: Sequence[float]) -> Spread:
 def _test_spread(results: Sequence[Result]) -> Spread | None:
     values = [result.metrics["test"] for result in results if "test" in result.metrics]
     return _spread(values) if len(values) == len(results) else None
-
-
-def _resample(groups: Sequence[Sequence[Result]]) -> NDArray[np.float64]:
-    """Mean score over the seeds of each group in each resample of the test videos, ``(len(groups), R)``."""
-    if not groups:
-        return np.zeros((0, 0))
-    outcomes = [[result.outcomes["test"] for result in same] for same in groups]
-    return bootstrap([partial(_mean_scores, members) for members in outcomes], len(outcomes[0][0].video_ids))
-
-
-def _mean_scores(outcomes: Sequence[Outcome], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    means: NDArray[np.float64] = np.mean([outcome.scores(weights) for outcome in outcomes], axis=0)
-    return means
-
-
-def _p_value(
-    groups: Sequence[Sequence[Result]], scores: Mapping[int, NDArray[np.float64]], number: int
-) -> tuple[float, str]:
-    """P-value of no difference to the first group, and of which test it is."""
-    if len(groups[0]) == len(groups[number]) == 1:
-        best, other = (groups[place][0].outcomes["test"].right() for place in (0, number))
-        if best is not None and other is not None:
-            return mcnemar(best, other), MCNEMAR
-    first, second = (_mean_errors(groups[place]) for place in (0, number))
-    return paired_bootstrap(scores[number] - scores[0], int((~np.isclose(first, second)).sum())), BOOTSTRAP
-
-
-def _mean_errors(results: Sequence[Result]) -> NDArray[np.float64]:
-    errors: NDArray[np.float64] = np.mean([result.outcomes["test"].errors() for result in results], axis=0)
-    return errors
-
-
-def _verdict(number: int, difference: float | None, p: float | None, lower_is_better: bool) -> str:
-    if not number:
-        return BEST
-    if p is None or difference is None:
-        return ""
-    if p >= LEVEL:
-        return NOISE
-    return BETTER if (difference < 0) == lower_is_better else WORSE
 
 
 def _label(fields: Mapping[str, Any], varying: Sequence[str]) -> str:

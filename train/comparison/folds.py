@@ -6,13 +6,14 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from framecache.train.comparison.outcomes.outcome import Floats, Metric, Outcome
 from framecache.train.comparison.results import Result
-from framecache.train.comparison.scoring import Floats, Outcome
 from framecache.train.config import NOT_COMPARED
 
 _OF_A_FOLD = ("fold", *NOT_COMPARED)
@@ -30,9 +31,25 @@ class Folds(Outcome):
         columns = {video_id: column for column, video_id in enumerate(self.video_ids)}
         self._parts = [(part, np.array([columns[video_id] for video_id in part.video_ids], int)) for part in parts]
 
-    def scores(self, weights: Floats) -> Floats:
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Those of the first fold."""
+        found = {name: self.metric(name) for name in self._parts[0][0].metrics}
+        return {name: metric for name, metric in found.items() if metric is not None}
+
+    def metric(self, name: str) -> Metric | None:
         """Mean over the folds of which some video has a weight."""
-        found = np.array([part.scores(weights[:, columns]) for part, columns in self._parts])
+        metrics = [part.metric(name) for part, _ in self._parts]
+        known = [metric for metric in metrics if metric is not None]
+        return partial(self._mean_of, known) if len(known) == len(metrics) else None
+
+    def scores(self, weights: Floats) -> Floats:
+        """The same of the measure."""
+        return self._mean_of([part.scores for part, _ in self._parts], weights)
+
+    def _mean_of(self, metrics: Sequence[Metric], weights: Floats) -> Floats:
+        parts = zip(metrics, self._parts, strict=True)
+        found = np.array([metric(weights[:, columns]) for metric, (_, columns) in parts])
         known = np.isfinite(found)
         with np.errstate(invalid="ignore"):
             means: Floats = np.where(known, found, 0).sum(axis=0) / known.sum(axis=0)
@@ -126,6 +143,8 @@ def _pool(runs: Sequence[Result]) -> Result:
         config={**runs[0].config, "fold": 0},
         metrics=_means([run.metrics for run in runs]),
         baseline=_means([run.baseline for run in runs]),
+        others=_means([run.others for run in runs]),
+        baseline_others=_means([run.baseline_others for run in runs]),
         val_loss=statistics.fmean(losses) if losses else None,
         outcomes={split: Folds([run.outcomes[split] for run in runs]) for split in splits},
         baseline_outcome=Folds(baselines) if len(baselines) == len(runs) else None,
@@ -137,7 +156,7 @@ def _pool(runs: Sequence[Result]) -> Result:
 
 def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {
-        split: statistics.fmean(each[split] for each in metrics)
-        for split in ("val", "test")
-        if all(split in each for each in metrics)
+        name: statistics.fmean(each[name] for each in metrics)
+        for name in metrics[0]
+        if all(name in each for each in metrics)
     }

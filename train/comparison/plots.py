@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from framecache.cache.cli import format_bytes
 from framecache.train.comparison.comparison import Comparison, Row
 from framecache.train.comparison.filters import as_text
-from framecache.train.comparison.scoring import Outcome
+from framecache.train.comparison.outcomes.outcome import Outcome
 from framecache.train.plots import place_labels
 
 _WIDTH = 5.6  # inches: its letters can still be read when a phone shows it 360 pixels wide

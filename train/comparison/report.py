@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from framecache.cache.errors import InputError
 from framecache.train.comparison.compare import Compared
-from framecache.train.comparison.comparison import BEST, BETTER, NOISE, WORSE, Comparison, Row
+from framecache.train.comparison.comparison import Comparison, Row
+from framecache.train.comparison.differences import BEST, BETTER, NOISE, WORSE
+from framecache.train.comparison.outcomes.outcome import Outcome
 from framecache.train.comparison.plots import DARK, LIGHT, plots
-from framecache.train.comparison.scoring import Outcome
-from framecache.train.comparison.table import columns, conclusion, constants, notes, title
+from framecache.train.comparison.table import OTHERS, columns, conclusion, constants, notes, others, title
+from framecache.train.tables import Heading
 
 REPORT_FILE = "report.html"
 _MAX_MATRICES = 8  # confusion matrices, of the best
@@ -93,7 +95,10 @@ def _render(sections: Sequence[dict[str, Any]], compared: Compared) -> str:
     environment.filters["csp_hash"] = _csp_hash
     template = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(template).render(
-        sections=sections, unreadable=list(compared.unreadable.values()), heat=range(1, _HEAT + 1)
+        sections=sections,
+        told_of_others=OTHERS,
+        unreadable=list(compared.unreadable.values()),
+        heat=range(1, _HEAT + 1),
     )
 
 
@@ -128,7 +133,7 @@ def _section(comparison: Comparison, pictures: list[Picture]) -> dict[str, Any]:
         "headings": [column.heading for column in shown],
         "rows": [
             {
-                "mark": _MARKS[row.verdict],
+                "mark": _MARKS[row.to_best.verdict],
                 "cells": [
                     (column.text(row), _sort_key(column.value(row)), column.heading.is_name, column.name)
                     for column in shown
@@ -136,6 +141,7 @@ def _section(comparison: Comparison, pictures: list[Picture]) -> dict[str, Any]:
             }
             for row in comparison.rows
         ],
+        "others": _others(comparison) if comparison.others else None,
         "pictures": pictures,
         "classes": comparison.classes,
         "matrices": matrices[:_MAX_MATRICES],
@@ -145,6 +151,16 @@ def _section(comparison: Comparison, pictures: list[Picture]) -> dict[str, Any]:
         "measure": comparison.measure,
         "ranked": ranked,
     }
+
+
+def _others(comparison: Comparison) -> tuple[list[Heading], list[list[tuple[str, str]]]]:
+    """Headings of the other metrics, and each row's cells with what they are sorted by."""
+    headings, lines = others(comparison)
+    rows = []
+    for place, (row, cells) in enumerate(zip(comparison.rows, lines, strict=True)):
+        means = [None if one is None else one.mean for one in (column[place] for column in comparison.others.values())]
+        rows.append(list(zip(cells, [str(row.number), row.label, *map(_sort_key, means)], strict=True)))
+    return headings, rows
 
 
 def _sort_key(value: Any) -> str:

@@ -17,7 +17,9 @@ import xxhash
 
 from framecache.cache.errors import InputError
 from framecache.cache.manifest import SPLITS
-from framecache.train.comparison.scoring import OUTCOMES, Labels, Outcome
+from framecache.train.comparison.outcomes.classification import Labels
+from framecache.train.comparison.outcomes.outcome import Outcome
+from framecache.train.comparison.outcomes.registry import OUTCOMES
 from framecache.train.config import FitConfig
 from framecache.train.predictions import PREDICTIONS_FILE, read_predictions
 from framecache.train.runs import RUN_FILE, open_run
@@ -37,18 +39,21 @@ class Result:
         feature_set: Full name of the features.
         fingerprint: Of the features.
         seed: Of everything random.
-        task: A key of :data:`~framecache.train.comparison.scoring.OUTCOMES`.
+        task: A key of :data:`~framecache.train.comparison.outcomes.registry.OUTCOMES`.
         measure: The metric that is told first.
         classes: Names of the outputs.
         metrics: The measure on val, and on test if the run has one.
         val_loss: Loss on val.
         baseline: The same of the mean-pool baseline, where it is known.
+        others: Other metrics on test, by name.
+        baseline_others: The same of the mean-pool baseline.
         outcomes: Per split what the model made of its videos; empty if the run kept no predictions.
         baseline_outcome: What the baseline made of the test videos, or those of val without test; None if not known.
         seconds: Of the training.
         parameters: Trainable ones of the model.
         feature_bytes: Of the feature set on disk.
         command: Shell command that reproduces the run.
+        near_duplicates: Videos of val and test that look like one of an earlier split; None if nobody looked.
         folds: The runs that it is made of, if it is a cross-validation; none if it is a run itself.
     """
 
@@ -63,12 +68,15 @@ class Result:
     metrics: Mapping[str, float]
     val_loss: float | None
     baseline: Mapping[str, float]
+    others: Mapping[str, float]
+    baseline_others: Mapping[str, float]
     outcomes: Mapping[str, Outcome]
     baseline_outcome: Outcome | None
     seconds: float | None
     parameters: int | None
     feature_bytes: int | None
     command: str | None
+    near_duplicates: frozenset[str] | None
     folds: tuple[Result, ...] = ()
 
     @property
@@ -164,12 +172,15 @@ def read_result(folder: Path) -> Result:
         metrics={split: value for split, value in metrics.items() if value is not None},
         val_loss=reader.number("metrics", "val", "loss"),
         baseline={split: value for split, value in baseline.items() if value is not None},
+        others=reader.metrics("metrics", without=measure),
+        baseline_others=reader.metrics("baseline", without=measure),
         outcomes=outcomes,
         baseline_outcome=baseline_outcome,
         seconds=reader.number("seconds", "train"),
         parameters=reader.whole("parameters", None),
         feature_bytes=reader.whole("feature_bytes", None),
         command=reader.text("command", None),
+        near_duplicates=reader.near_duplicates(),
     )
     _refuse_contradiction(result)
     return result
@@ -282,3 +293,19 @@ class _Reader:
             where = ".".join((name, *path))
             raise InputError(f"{self.source}: {where}: expected a finite number, 0 or more, found {str(value)[:40]!r}")
         return float(value)
+
+    def metrics(self, name: str, without: str) -> dict[str, float]:
+        """Finite numbers of the test split, but for the measure, which is read with more suspicion."""
+        found = self.mapping(name, {}).get("test")
+        return {
+            str(key): float(value)
+            for key, value in (found.items() if isinstance(found, dict) else ())
+            if key != without and isinstance(value, int | float) and abs(value) <= sys.float_info.max
+        }
+
+    def near_duplicates(self) -> frozenset[str] | None:
+        """Videos of val and test that ``near_duplicates`` names; None if there is no such list."""
+        found = self._record.get("near_duplicates")
+        if not isinstance(found, list):
+            return None
+        return frozenset(str(each.get("video_id")) for each in found if isinstance(each, dict))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from framecache.cache.cli import format_bytes
 from framecache.cache.errors import InputError
-from framecache.train.comparison.comparison import BEST, BOOTSTRAP, MCNEMAR, NOISE, Comparison, Row
+from framecache.train.comparison.comparison import Comparison, Row
+from framecache.train.comparison.differences import BETTER, BOOTSTRAP, MCNEMAR, NOISE, WORSE
 from framecache.train.comparison.filters import as_text, named
+from framecache.train.comparison.measures import Measured
 from framecache.train.comparison.significance import LEVEL, NUM_RESAMPLES
 from framecache.train.config import FitConfig
 from framecache.train.tables import (
@@ -20,13 +22,17 @@ from framecache.train.tables import (
     Heading,
     count,
     decimal,
+    html_table,
     markdown_table,
     mean_and_deviation,
     terminal_table,
 )
 
 _DEFAULTS = {field.name: field.default for field in fields(FitConfig)}
+OTHERS = "other metrics on test: mean over the seeds, and its 95 % interval over resampled test videos"
 _ALWAYS_TOLD = ("set", "model")  # even if by default, and in columns where no setting differs
+_OF_TEST = ("test", "interval", "to_baseline", "verdict", "p")
+_FEW = 50  # videos
 _SHOWN = 5  # runs that are not counted
 
 
@@ -73,7 +79,7 @@ def columns(comparison: Comparison) -> list[Column]:
         Column(
             "interval",
             Heading("95 % CI\nof test"),
-            lambda row: NONE if row.low is None or row.high is None else f"{row.low:.3f}–{row.high:.3f}",
+            lambda row: NONE if row.low is None or row.high is None else _range(row.low, row.high),
             lambda row: row.low,
             not rising,
         ),
@@ -84,8 +90,19 @@ def columns(comparison: Comparison) -> list[Column]:
             lambda row: row.baseline_val if row.test is None else row.baseline_test,
             not rising,
         ),
-        Column("verdict", Heading("against\nthe best"), lambda row: row.verdict or NONE, lambda row: row.verdict),
-        Column("p", Heading("p\n(Holm)"), lambda row: _p_value(row.p_holm), lambda row: row.p_holm),
+        Column(
+            "to_baseline",
+            Heading("against\nbaseline"),
+            lambda row: row.to_baseline.verdict or NONE,
+            lambda row: row.to_baseline.p_holm,
+        ),
+        Column(
+            "verdict",
+            Heading("against\nthe best"),
+            lambda row: row.to_best.verdict or NONE,
+            lambda row: row.to_best.verdict,
+        ),
+        Column("p", Heading("p\n(Holm)"), lambda row: _p_value(row.to_best.p_holm), lambda row: row.to_best.p_holm),
         Column("seconds", Heading("train\ns"), lambda row: decimal(row.seconds, 1), lambda row: row.seconds),
         Column("parameters", Heading("params"), lambda row: count(row.parameters), lambda row: row.parameters),
         Column(
@@ -98,7 +115,7 @@ def columns(comparison: Comparison) -> list[Column]:
     if len({len(row.results) for row in comparison.rows}) == 1:
         found = [column for column in found if column.name != "seeds"]  # the title tells
     if comparison.num_test is None and all(row.test is None for row in comparison.rows):
-        found = [column for column in found if column.name not in ("test", "interval", "verdict", "p")]
+        found = [column for column in found if column.name not in _OF_TEST]
     return found
 
 
@@ -136,7 +153,40 @@ def format_table(comparison: Comparison, width: int = WIDTH) -> str:
 
 def format_markdown(comparison: Comparison) -> str:
     """The same as a Markdown table."""
-    return markdown_table(title(comparison), *_parts(comparison))
+    tables = [markdown_table(title(comparison), *_parts(comparison))]
+    if comparison.others:
+        headings, cells = others(comparison)
+        tables.append(markdown_table(OTHERS, headings, cells, []))
+    return "\n\n".join(tables)
+
+
+def format_html(comparison: Comparison) -> str:
+    """The same for a notebook."""
+    headings, cells, (outcome, same, *legend) = _parts(comparison)
+    return html_table(title(comparison), headings, cells, [outcome, same], legend)
+
+
+def others(comparison: Comparison) -> tuple[list[Heading], list[list[str]]]:
+    """The other metrics on test as a table: headings, and a row of cells per row."""
+    names = list(comparison.others)
+    return (
+        [Heading("#"), Heading("configuration", is_name=True), *map(Heading, names)],
+        [
+            [str(row.number), row.label, *(_measured(comparison.others[name][place]) for name in names)]
+            for place, row in enumerate(comparison.rows)
+        ],
+    )
+
+
+def _measured(one: Measured | None) -> str:
+    if one is None:
+        return NONE
+    return decimal(one.mean, 3) + ("" if one.low is None or one.high is None else f" ({_range(one.low, one.high)})")
+
+
+def _range(low: float, high: float) -> str:
+    """An interval; with a word where a sign would be taken for a dash."""
+    return f"{low:.3f} to {high:.3f}" if low < 0 else f"{low:.3f}–{high:.3f}"
 
 
 def _parts(comparison: Comparison) -> tuple[list[Heading], list[list[str]], list[str]]:
@@ -198,19 +248,28 @@ def notes(comparison: Comparison) -> list[str]:
             f"an interval of 1 to 1 has seen no error to resample: of {comparison.num_test} videos without any, up to "
             f"{min(1, 3 / comparison.num_test):.1%} of all videos may still be wrong (rule of three)"
         )
+    if any(row.baseline_val is not None for row in rows):
+        told.append(
+            "mean baseline: the mean of a video's features over its frames and a linear model, trained on the same "
+            "videos and with the same seeds: what there is to gain without looking at the order of frames"
+            if comparison.task != "frames"
+            else "mean baseline: a linear model of each frame by itself, trained on the same videos and seeds"
+        )
     tests = [
         text
         for name, text in (
             (BOOTSTRAP, "a paired bootstrap over the test videos of the difference of the means over the seeds"),
             (MCNEMAR, "McNemar's exact test where both are a single run"),
         )
-        if any(row.paired_test == name for row in rows)
+        if any(name in (row.to_best.paired_test, row.to_baseline.paired_test) for row in rows)
     ]
     if tests:
         told.append(
-            f"against the best: two-sided p by {', or '.join(tests)}; corrected for the number of rows (Holm); "
-            f"{NOISE}: p ≥ {LEVEL:g}, the test videos cannot tell it from the best"
+            f"against baseline (each row's own) and the best: two-sided p by {', or '.join(tests)}; corrected for the "
+            f"number of rows (Holm); {NOISE}: p ≥ {LEVEL:g}, the test videos cannot tell them apart"
         )
+    told.append("train s: mean seconds of one training; params: trainable numbers; features: bytes of the set on disk")
+    told += _doubts(comparison)
     unknown = [row.number for row in rows if row.test and row.low is None]
     if unknown:
         told.append(f"without predictions on disk, so without interval and test: # {', '.join(map(str, unknown))}")
@@ -224,6 +283,21 @@ def notes(comparison: Comparison) -> list[str]:
     return told
 
 
+def _doubts(comparison: Comparison) -> list[str]:
+    """What speaks against reading much into the numbers."""
+    told = []
+    num_val, num_videos = comparison.num_val, (comparison.num_val or 0) + (comparison.num_test or 0)
+    if num_val and num_val < _FEW and comparison.task == "classification":
+        told.append(f"val has {num_val} videos, each worth {1 / num_val:.3f} of accuracy: ranks on it are rough")
+    near = {video for row in comparison.rows for run in row.runs for video in run.near_duplicates or ()}
+    if near:
+        told.append(
+            f"near-duplicates: {len(near)} of the {num_videos} videos of val and test look like one of an earlier "
+            "split, which makes scores too good if they are; near_duplicates in run.json names them"
+        )
+    return told
+
+
 def conclusion(comparison: Comparison) -> str:
     """The outcome in a sentence or two."""
     best = min(comparison.rows, key=lambda row: row.number)
@@ -231,13 +305,26 @@ def conclusion(comparison: Comparison) -> str:
     if best.test:
         score += f", test {decimal(best.test.mean, 3)}"
     told = f"Best on val: {best.label} ({score})."
-    judged = [row for row in comparison.rows if row.verdict not in ("", BEST)]
-    noise = sum(row.verdict == NOISE for row in judged)
+    told += _against_baseline(best)
+    judged = [row for row in comparison.rows if row is not best and row.to_best.verdict]
+    noise = sum(row.to_best.verdict == NOISE for row in judged)
     if not judged:
         return told
     others = "the other one" if len(judged) == 1 else f"{noise or 'all'} of the {len(judged)} others"
     what = "cannot be told from it (the difference is within noise)" if noise else "can be told from it"
     return f"{told} On the {comparison.num_test} test videos {others} {what}."
+
+
+def _against_baseline(row: Row) -> str:
+    """How a row stands to its mean baseline, which costs next to nothing: a sentence with a space before."""
+    if row.baseline_test is None or row.test is None:
+        return ""
+    said = {
+        BETTER: "it is better",
+        WORSE: "it is worse",
+        NOISE: "they cannot be told apart (the difference is within noise)",
+    }.get(row.to_baseline.verdict)
+    return f" Its mean baseline has {decimal(row.baseline_test, 3)} on test" + (f": {said}." if said else ".")
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -252,7 +339,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "varying": list(comparison.varying),
         "constant": dict(comparison.constant),
         "not_counted": list(comparison.repeated),
-        "rows": [_row_to_json(row) for row in comparison.rows],
+        "rows": [
+            {**_row_to_json(row), "others": {name: asdict(one) for name, one in _others(comparison, place).items()}}
+            for place, row in enumerate(comparison.rows)
+        ],
     }
 
 
@@ -261,20 +351,28 @@ def to_csv(comparisons: Sequence[Comparison]) -> str:
     varying = list(dict.fromkeys(name for comparison in comparisons for name in comparison.varying))
     lines: list[dict[str, Any]] = []
     for number, comparison in enumerate(comparisons, 1):
-        for row in comparison.rows:
+        for place, row in enumerate(comparison.rows):
             told = _row_to_json(row)
             own = told.pop("fields")
+            for name, one in _others(comparison, place).items():
+                told |= {f"test_{name}_{part}": value for part, value in asdict(one).items()}
             head = {"comparison": number, "task": comparison.task, "measure": comparison.measure}
             kept = {name: as_text(own.get(name)) for name in dict.fromkeys(["set", *varying])}
             lines.append({**head, "number": told.pop("number"), **kept, **told})
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
+    every = dict.fromkeys(key for line in lines for key in line)
+    writer = csv.DictWriter(stream, list(every), restval="", lineterminator="\n")
     writer.writeheader()
     for line in lines:
         writer.writerow(
             {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in line.items()}
         )
     return stream.getvalue()
+
+
+def _others(comparison: Comparison, place: int) -> dict[str, Measured]:
+    """The other metrics of the row at a place, where it has them."""
+    return {name: one for name, column in comparison.others.items() if (one := column[place]) is not None}
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:
@@ -293,11 +391,16 @@ def _row_to_json(row: Row) -> dict[str, Any]:
         "test_high": row.high,
         "baseline_val": row.baseline_val,
         "baseline_test": row.baseline_test,
-        "difference": row.difference,
-        "p": row.p,
-        "p_holm": row.p_holm,
-        "paired_test": row.paired_test,
-        "verdict": row.verdict,
+        "difference": row.to_best.mean,
+        "p": row.to_best.p,
+        "p_holm": row.to_best.p_holm,
+        "paired_test": row.to_best.paired_test,
+        "verdict": row.to_best.verdict,
+        "baseline_difference": row.to_baseline.mean,
+        "baseline_p": row.to_baseline.p,
+        "baseline_p_holm": row.to_baseline.p_holm,
+        "baseline_paired_test": row.to_baseline.paired_test,
+        "baseline_verdict": row.to_baseline.verdict,
         "seconds": row.seconds,
         "parameters": row.parameters,
         "feature_bytes": row.feature_bytes,

@@ -69,7 +69,7 @@ def multilabel_metrics(logits: NDArray[np.floating], targets: NDArray[np.bool_])
     signed = np.where(targets, -logits, logits).astype(np.float64)
     return {
         "map": float(np.nanmean(average_precision(logits, targets))),
-        "lrap": _ranking_precision(logits, targets),
+        "lrap": float(ranking_precision(logits, targets).mean()),
         "macro_f1": _macro_f1(hits, found, true),
         "micro_f1": float(2 * hits.sum() / (found.sum() + true.sum())),
         "loss": float(np.logaddexp(0, signed).mean()),
@@ -93,6 +93,16 @@ def average_precision(logits: NDArray[np.floating], targets: NDArray[np.bool_]) 
         hits = np.cumsum(targets[order, column])[last]
         precisions[column] = np.diff(hits, prepend=0) @ (hits / (last + 1)) / hits[-1]
     return precisions
+
+
+def ranking_precision(logits: NDArray[np.floating], targets: NDArray[np.bool_]) -> Floats:
+    """Of each video the mean precision at each of its labels, by falling logit; 1 for a video without any; ``(N,)``."""
+    order = np.argsort(-logits, axis=1, kind="stable")
+    true = np.take_along_axis(targets, order, axis=1)
+    precision = true.cumsum(axis=1) / np.arange(1, true.shape[1] + 1)
+    counts = true.sum(axis=1)
+    found: Floats = np.where(counts, (precision * true).sum(axis=1) / np.maximum(counts, 1), 1.0)
+    return found
 
 
 def regression_metrics(predicted: NDArray[np.floating], targets: NDArray[np.floating]) -> dict[str, float]:
@@ -135,12 +145,3 @@ def per_class_metrics(
 def _macro_f1(hits: NDArray[np.int64], found: NDArray[np.int64], true: NDArray[np.int64]) -> float:
     size = found + true  # = 2TP + FP + FN
     return float((2 * hits[size > 0] / size[size > 0]).mean())
-
-
-def _ranking_precision(logits: NDArray[np.floating], targets: NDArray[np.bool_]) -> float:
-    """Mean over the videos of the precision at each of their labels, by falling logit; 1 for a video without any."""
-    order = np.argsort(-logits, axis=1, kind="stable")
-    true = np.take_along_axis(targets, order, axis=1)
-    precision = true.cumsum(axis=1) / np.arange(1, true.shape[1] + 1)
-    counts = true.sum(axis=1)
-    return float(np.where(counts, (precision * true).sum(axis=1) / np.maximum(counts, 1), 1.0).mean())

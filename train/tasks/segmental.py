@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +29,40 @@ def segmental_metrics(predicted: Classes, targets: Classes, lengths: NDArray[np.
         many percent (intersection over union) and no earlier one took it, as in the evaluation of Farha and Gall,
         MS-TCN, CVPR 2019.
     """
-    edits: list[float] = []
-    right, sizes = np.zeros(len(OVERLAPS), np.int64), 0
-    for found, true in _segments_of(predicted, targets, lengths):
-        if not len(true):
-            continue
-        edits.append(1 - levenshtein(found[:, 0], true[:, 0]) / max(len(found), len(true)))
-        right += _num_right(found, true)
-        sizes += len(found) + len(true)
-    scores = 2 * right / max(sizes, 1)
+    counts = count_segments(predicted, targets, lengths)
+    known = counts.edits[np.isfinite(counts.edits)]
+    scores = 2 * counts.right.sum(axis=0) / max(int(counts.sizes.sum()), 1)
     f1 = {f"f1@{overlap}": float(score) for overlap, score in zip(OVERLAPS, scores, strict=True)}
-    return {"edit": float(np.mean(edits)) if edits else 0.0, **f1}
+    return {"edit": float(known.mean()) if len(known) else 0.0, **f1}
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentCounts:
+    """What the segmental metrics of N videos are sums of.
+
+    Attributes:
+        edits: Edit score of each video, ``(N,)`` in [0, 1]; nan where no frame has a true class.
+        right: Predicted segments that are right at each of the overlaps, ``(N, 3)``.
+        sizes: Segments, predicted and true together, ``(N,)``.
+    """
+
+    edits: NDArray[np.float64]
+    right: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+def count_segments(predicted: Classes, targets: Classes, lengths: NDArray[np.int64]) -> SegmentCounts:
+    """Counts video by video; arguments as of :func:`segmental_metrics`."""
+    num_videos = len(lengths)
+    counts = SegmentCounts(
+        np.full(num_videos, np.nan), np.zeros((num_videos, len(OVERLAPS)), np.int64), np.zeros(num_videos, np.int64)
+    )
+    for video, (found, true) in enumerate(_segments_of(predicted, targets, lengths)):
+        if len(true):
+            counts.edits[video] = 1 - levenshtein(found[:, 0], true[:, 0]) / max(len(found), len(true))
+            counts.right[video] = _num_right(found, true)
+            counts.sizes[video] = len(found) + len(true)
+    return counts
 
 
 def segments(classes: Classes, known: NDArray[np.bool_]) -> NDArray[np.int64]:
