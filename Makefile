@@ -22,7 +22,7 @@ export MUTANTS ?= 4000
 export FLIPS   ?= 50000
 export SEED    ?= 0
 
-.PHONY: help train extract test soak bench lint format typecheck clean
+.PHONY: help train extract test soak bench picture lint format typecheck clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -50,6 +50,9 @@ soak: $(VENV)/.installed-dev  ## kill KILLS extractions, decode MUTANTS broken c
 
 bench: $(VENV)/.installed-bench  ## how fast it is, beside its peers; ARGS="training" for one section
 	$(BIN)/python tests/bench $(ARGS)
+
+picture: $(VENV)/.installed sample-features  ## draw the README's picture again, from the sample
+	$(BIN)/python tests/readme/picture.py $(SAMPLE) $(CACHE) .github
 
 lint: $(VENV)/.installed-dev  ## check style
 	$(BIN)/ruff check .
