@@ -23,7 +23,7 @@ CLASSES = ("a", "b")
 def predictions(logits: Any, targets: Any, lengths: Any = None) -> Predictions:
     numbers = np.array(logits, np.float32)
     num_videos = len(numbers) if lengths is None else len(lengths)
-    ids, split = np.array([f"v{number}" for number in range(num_videos)]), np.array(["test"] * num_videos)
+    ids, split = np.array([f"v{number:02d}" for number in range(num_videos)]), np.array(["test"] * num_videos)
     return Predictions(ids, split, numbers, numbers, np.array(targets), None if lengths is None else np.array(lengths))
 
 
