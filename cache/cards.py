@@ -66,7 +66,7 @@ def set_card(features: FeatureSet) -> str:
                 ("preprocessing", _listed(spec.preprocessing)),
                 ("sampling", spec.sampling),
                 ("reduction", spec.reduction),
-                *_lineage(spec.lineage or {}),
+                *(_lineage(spec.lineage) if spec.lineage else []),
                 ("fingerprint", spec.fingerprint),
                 ("folder", features.folder),
             ]
@@ -89,8 +89,13 @@ def _text(value: object) -> str:
 
 
 def _lineage(lineage: Mapping[str, Any]) -> list[tuple[str, str]]:
-    parents, steps = lineage.get("parents", ()), lineage.get("steps", ())
     return [
-        ("derived from", ", ".join(f"{_text(parent)[:8]}…" for parent in parents)),
-        ("by", "; ".join(_listed({step["op"]: "", **{k: v for k, v in step.items() if k != "op"}}) for step in steps)),
+        ("derived from", ", ".join(f"{_text(parent)[:8]}…" for parent in lineage["parents"])),
+        ("by", "; ".join(map(_step, lineage["steps"]))),
     ]
+
+
+def _step(step: Mapping[str, Any]) -> str:
+    """``pca dim 64, whiten true``."""
+    options = _listed({name: value for name, value in step.items() if name != "op"})
+    return f"{step['op']} {options}".strip()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framecache.cache.errors import InputError
+from framecache.cache.settings import accept_text, changed
 from framecache.cache.shown import Shown, plural
 
 
@@ -49,7 +50,11 @@ class DeriveConfig:
     seal_seconds: float = 60.0
     shard_mb: float = 512.0
 
+    def __repr__(self) -> str:
+        return changed(self)
+
     def __post_init__(self) -> None:
+        accept_text(self)
         for flag, value in {"seal-seconds": self.seal_seconds, "shard-mb": self.shard_mb}.items():
             if not 0 < value < float("inf"):
                 raise InputError(f"--{flag} {value:g}: expected a positive number")

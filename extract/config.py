@@ -10,6 +10,7 @@ from typing import Any, Literal
 from framecache.cache.errors import InputError
 from framecache.cache.reductions import parse_reduction
 from framecache.cache.sampling import parse_sampling
+from framecache.cache.settings import accept_text, changed
 from framecache.cache.shown import Shown, plural
 from framecache.extract.backbones import DEFAULT_BACKBONE
 from framecache.extract.engines import ENGINE_NAMES
@@ -68,7 +69,11 @@ class ExtractConfig:
     decoder_gb: float = Limits.decoder_gb
     download_gb: float = Limits.download_gb
 
+    def __repr__(self) -> str:
+        return changed(self)
+
     def __post_init__(self) -> None:
+        accept_text(self)
         parse_sampling(self.sample)
         if not self.reduce:
             raise InputError("--reduce: expected at least one reduction, found none")

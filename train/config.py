@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from framecache.cache.errors import InputError
+from framecache.cache.settings import accept_text, changed
 from framecache.cache.sources import public_text
 
 _MAX_NAME = 200
@@ -202,7 +203,11 @@ class FitConfig(TaskConfig, SplitConfig, ClipConfig, ModelConfig):
     seed: int = 0
     threads: int = 0
 
+    def __repr__(self) -> str:
+        return changed(self)
+
     def __post_init__(self) -> None:
+        accept_text(self)
         ModelConfig.__post_init__(self)
         ClipConfig.__post_init__(self)
         SplitConfig.__post_init__(self)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from framecache.cache.errors import InputError
+from framecache.cache.settings import accept_text, changed
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,11 @@ class ExportConfig:
     split: tuple[Literal["train", "val", "test"], ...] = ()
     shard_mb: float = 256.0
 
+    def __repr__(self) -> str:
+        return changed(self)
+
     def __post_init__(self) -> None:
+        accept_text(self)
         if not 0 < self.shard_mb < float("inf"):
             raise InputError(f"--shard-mb {self.shard_mb:g}: expected a positive number")
         for flag, given in {"split": self.split, "root": self.root}.items():

@@ -89,7 +89,7 @@ class ExportReport(Shown):
 
 
 def export_features(
-    name: str, folder: Path, config: ExportConfig, progress: Callable[[int, int], None] | None = None
+    name: str, folder: str | Path, config: ExportConfig, progress: Callable[[int, int], None] | None = None
 ) -> ExportReport:
     """Writes a feature set's videos into a new folder, under a temporary name until all of them are there.
 
@@ -105,6 +105,7 @@ def export_features(
         ShardError: A video's features are hurt; nothing was left behind.
         OSError: The disk refused; nothing was left behind.
     """
+    folder = Path(folder)
     _refuse_occupied(folder)
     form = FORMATS[config.format]
     form.requires()

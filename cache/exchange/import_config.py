@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from framecache.cache.errors import InputError
+from framecache.cache.settings import accept_text, changed
 
 IMPORTED = "imported:"  # begins the backbone's name of an imported feature set
 
@@ -37,7 +38,11 @@ class ImportConfig:
     seal_seconds: float = 60.0
     shard_mb: float = 512.0
 
+    def __repr__(self) -> str:
+        return changed(self)
+
     def __post_init__(self) -> None:
+        accept_text(self)
         if not self.name.strip():
             raise InputError("--name: expected a name for what the features are of, such as resnet50")
         positive = {"fps": self.fps, "seal-seconds": self.seal_seconds, "shard-mb": self.shard_mb}

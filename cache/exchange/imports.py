@@ -100,7 +100,7 @@ class ImportReport(Shown):
 
 
 def import_features(
-    sources: Sequence[Path], config: ImportConfig, progress: Callable[[], object] | None = None
+    sources: str | Path | Sequence[str | Path], config: ImportConfig, progress: Callable[[], object] | None = None
 ) -> ImportReport:
     """Adds what is missing of other tools' features to the feature set of this name and these options.
 
@@ -115,7 +115,8 @@ def import_features(
         LockedError: Another process writes into the feature set.
         OSError: The disk refused; what was sealed before stays.
     """
-    source = open_source(sources, config)
+    given = [sources] if isinstance(sources, str | Path) else sources
+    source = open_source([Path(path) for path in given], config)
     spec = plan_spec(source, config)
     report = ImportReport(spec.name, unlisted=source.unlisted)
     store = Cache(config.cache)

@@ -39,7 +39,7 @@ TABLE_FILE = "fidelity.json"
 _MAX_RUN_NAME = 150  # of the feature set's part; the fingerprint tells runs apart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FidelityConfig(FitConfig):
     """The experiment that is made on each feature set; each field is a flag of ``framecache-train fidelity``.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from framecache.cache.errors import InputError
+from framecache.cache.settings import accept_text
 
 FORMATS = ("keras", "savedmodel", "litert")
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
@@ -27,6 +28,9 @@ class BackboneConfig:
     backbone: str | None = None
     weights: str | None = None
 
+    def __post_init__(self) -> None:
+        accept_text(self)
+
 
 @dataclass(frozen=True)
 class CnnConfig(BackboneConfig):
@@ -43,6 +47,7 @@ class CnnConfig(BackboneConfig):
     workers: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_size < 1:
             raise InputError(f"--batch-size {self.batch_size}: expected at least 1")
         if self.workers < 0:
@@ -98,6 +103,7 @@ class ExportConfig(BackboneConfig):
     size: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = [name for name in self.formats if name not in FORMATS]
         if unknown:
             raise InputError(f"--formats {unknown[0]}: expected {', '.join(FORMATS)}")

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from framecache.cache.durable import PARTIAL_SUFFIX
 from framecache.cache.errors import FramecacheError, InputError
 from framecache.cache.quiet import quiet_stderr
+from framecache.cache.shown import Shown
 from framecache.train.clips import evaluation_sequences
 from framecache.train.lineage import read_lineage
 from framecache.train.runs import Run, open_run
 from framecache.train.serving.config import FORMATS, ExportConfig
 from framecache.train.serving.model_card import format_card
 from framecache.train.serving.scorer import Scorer
+from framecache.train.tables import NONE
 
 if TYPE_CHECKING:
     from framecache.train.serving.exported import FrameFeatures
@@ -39,8 +41,8 @@ Arrays = dict[str, NDArray[Any]]
 Form = Callable[[Arrays], Arrays]  # an exported model, whatever runs it
 
 
-@dataclass(frozen=True)
-class Exported:
+@dataclass(frozen=True, repr=False)
+class Exported(Shown):
     """What was written.
 
     Attributes:
@@ -50,6 +52,27 @@ class Exported:
 
     folder: Path
     card: Mapping[str, Any]
+
+    def _line(self) -> str:
+        return f"{self.folder}: {self.card['run']} as {', '.join(self._written())}"
+
+    def _written(self) -> list[str]:
+        return [name for name, file in self.card["files"].items() if file["file"]]
+
+    def _html(self) -> str:
+        from framecache.cache import html
+
+        rows = [
+            (name, file["file"] or NONE, f"{file['difference']:.1g}" if file["file"] else file["reason"])
+            for name, file in self.card["files"].items()
+        ]
+        table = html.table(("format", "file", "logits differ from the run's by"), rows, (True, True, True))
+        told = [
+            ("takes", "a frame at a time" if self.card["kind"] == "stream" else "videos"),
+            ("tolerance", f"{self.card['tolerance']:.2g}, of logits"),
+            ("folder", self.folder),
+        ]
+        return html.card(f"exported run {self.card['run']}", table, html.facts(told))
 
 
 def export(run: str | Path, folder: str | Path, config: ExportConfig | None = None) -> Exported:
