@@ -13,10 +13,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from framecache.train.comparison import plots as comparison_plots
+from framecache.train.comparison import themes
 from framecache.train.comparison.compare import Compared, compare_runs
-from framecache.train.comparison.plots import DARK, LIGHT, plots
+from framecache.train.comparison.plots import plots
 from framecache.train.comparison.report import write_report
+from framecache.train.comparison.themes import DARK, LIGHT
 
 from .fake_runs import make_old, write_run
 
@@ -69,7 +70,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
 def out(compared: Compared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison_plots, "_DPI", 40)
+        patch.setattr(themes, "DPI", 40)
         write_report(folder, compared)
     return folder
 

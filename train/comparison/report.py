@@ -20,8 +20,9 @@ from framecache.train.comparison.compare import Compared
 from framecache.train.comparison.comparison import Comparison, Row
 from framecache.train.comparison.differences import BEST, BETTER, NOISE, WORSE
 from framecache.train.comparison.outcomes.outcome import Outcome
-from framecache.train.comparison.plots import DARK, LIGHT, plots
+from framecache.train.comparison.plots import plots
 from framecache.train.comparison.table import OTHERS, columns, conclusion, constants, notes, others, title
+from framecache.train.comparison.themes import DARK, LIGHT
 from framecache.train.tables import Heading
 
 REPORT_FILE = "report.html"
@@ -63,7 +64,7 @@ class Hard:
     loss: str
 
 
-def write_report(out: Path, compared: Compared) -> Path:
+def write_report(out: str | Path, compared: Compared) -> Path:
     """Writes ``report.html``, its figures as PNG and the tables as CSV, Markdown and JSON.
 
     Args:
@@ -76,6 +77,7 @@ def write_report(out: Path, compared: Compared) -> Path:
     Raises:
         InputError: ``out`` is no folder.
     """
+    out = Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {str(out)!r}: expected a folder, found a file")
     out.mkdir(parents=True, exist_ok=True)

@@ -310,8 +310,8 @@ def conclusion(comparison: Comparison) -> str:
     noise = sum(row.to_best.verdict == NOISE for row in judged)
     if not judged:
         return told
-    others = "the other one" if len(judged) == 1 else f"{noise or 'all'} of the {len(judged)} others"
-    what = "cannot be told from it (the difference is within noise)" if noise else "can be told from it"
+    others = "the other one" if len(judged) == 1 else f"{noise or 'all'} of the {len(judged)} other configurations"
+    what = "cannot be told from the best (the difference is within noise)" if noise else "can be told from the best"
     return f"{told} On the {comparison.num_test} test videos {others} {what}."
 
 
@@ -319,12 +319,9 @@ def _against_baseline(row: Row) -> str:
     """How a row stands to its mean baseline, which costs next to nothing: a sentence with a space before."""
     if row.baseline_test is None or row.test is None:
         return ""
-    said = {
-        BETTER: "it is better",
-        WORSE: "it is worse",
-        NOISE: "they cannot be told apart (the difference is within noise)",
-    }.get(row.to_baseline.verdict)
-    return f" Its mean baseline has {decimal(row.baseline_test, 3)} on test" + (f": {said}." if said else ".")
+    said = {BETTER: "it is better", WORSE: "it is worse", NOISE: "the difference is within noise"}
+    verdict = said.get(row.to_baseline.verdict, "nothing can be said without predictions")
+    return f" Against its mean baseline (test {decimal(row.baseline_test, 3)}) {verdict}."
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
