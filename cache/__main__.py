@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from framecache.cache.cli import OK, SOME_FAILED, format_bytes, make_app, run
+from framecache.cache.counts import Counts, count
 from framecache.cache.derive_config import DeriveConfig
 from framecache.cache.errors import FramecacheError, InputError
 from framecache.cache.exchange.export_config import ExportConfig
 from framecache.cache.exchange.import_config import ImportConfig
 from framecache.cache.folders import natural_key
-from framecache.cache.reader import FeatureSet, list_shards
+from framecache.cache.reader import list_shards
+from framecache.cache.spec import Spec
 from framecache.cache.store import lock_for_writing, open_cache, read_spec
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def list_sets(*, cache: CacheFolder = Path("features"), json: AsJson = False) ->
     rows, status = [], OK
     for name in store:
         try:
-            rows.append(summary(store[name]))
+            rows.append(_counted(store.folder / name))
         except FramecacheError as error:  # one damaged set does not hide the others
             print(f"error: {error}", file=sys.stderr)
             status = SOME_FAILED
@@ -74,9 +76,11 @@ def info(name: SetName, /, *, cache: CacheFolder = Path("features"), json: AsJso
     features = open_cache(cache)[name]
     statuses = features.statuses()
     if json:
-        _print_json({**summary(features), "spec": features.spec.to_dict(), "videos": dict(statuses)})
+        _print_json(
+            {**summary(features.spec, Counts.of(features)), "spec": features.spec.to_dict(), "videos": dict(statuses)}
+        )
         return OK
-    row = summary(features)
+    row = summary(features.spec, Counts.of(features))
     print(f"{row['name']}")
     print(f"  {row['num_videos']} videos, {row['num_frames']} frames, {format_bytes(row['bytes'])}")
     print(f"  ledger: {', '.join(f'{count} {status}' for status, count in sorted(statuses.items())) or 'empty'}")
@@ -350,17 +354,22 @@ def _agreed(question: str) -> bool:
         return False
 
 
-def summary(features: FeatureSet) -> dict[str, Any]:
+def summary(spec: Spec, counts: Counts) -> dict[str, Any]:
     """The row of ``framecache ls --json`` for one feature set."""
     return {
-        "name": features.name,
-        "fingerprint": features.fingerprint,
-        "num_videos": len(features),
-        "num_frames": features.num_frames,
-        "feature_shape": list(features.feature_shape),
-        "dtype": features.spec.dtype,
-        "bytes": features.num_bytes,
+        "name": spec.name,
+        "fingerprint": spec.fingerprint,
+        "num_videos": counts.num_videos,
+        "num_frames": counts.num_frames,
+        "feature_shape": list(spec.feature_shape),
+        "dtype": spec.dtype,
+        "bytes": counts.num_bytes,
     }
+
+
+def _counted(folder: Path) -> dict[str, Any]:
+    spec = read_spec(folder)
+    return summary(spec, count(folder, spec))
 
 
 def _print_json(value: object) -> None:

@@ -65,6 +65,12 @@ class FeatureDigest:
         return str(xxhash.xxh3_128_hexdigest(joined))
 
 
+def digest_features(features: memoryview, timestamps_ms: memoryview) -> str:
+    """As :class:`FeatureDigest`, of the bytes of all of a video's features and timestamps at once."""
+    joined = xxhash.xxh3_128_digest(features) + xxhash.xxh3_128_digest(timestamps_ms)
+    return str(xxhash.xxh3_128_hexdigest(joined))
+
+
 def digest_source(path: Source) -> str:
     """Content digest of a video file, or of a folder of images (names and contents), 32 hex characters.
 

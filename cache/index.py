@@ -20,6 +20,11 @@ _MASK = (1 << 63) - 1
 _END = (1 << 64) - 1  # behind all hashes
 
 
+def pad_names(names: Names) -> Names:
+    """The names side by side, each in whole words of 8 bytes of which the last byte at least is NUL."""
+    return names.astype(f"S{(names.itemsize // _WORD_BYTES + 1) * _WORD_BYTES}")
+
+
 class NameHash:
     """A random 64-bit hash of names, the same in a column of any width.
 
@@ -37,17 +42,19 @@ class NameHash:
 
     def __call__(self, names: Names) -> NDArray[np.uint64]:
         """Hashes ``(n,)``: the sum of a hash of each word of 8 bytes, in which one of NULs adds nothing."""
-        num_words = -(-names.itemsize // _WORD_BYTES)
+        if not names.flags.c_contiguous or names.itemsize % _WORD_BYTES:
+            names = pad_names(names)
+        num_words = names.itemsize // _WORD_BYTES
         if num_words > len(self._factors):
             self._factors = self._draw(num_words)
         multiply, again = self._factors[:num_words].T
-        padded = names.astype(f"S{num_words * _WORD_BYTES}").view("<u8").reshape(len(names), num_words)
-        words = np.ascontiguousarray(padded.T)  # (num_words, n), since sums of long rows are quicker
-        mixed = words * multiply[:, None]
+        words = names.view("<u8").reshape(len(names), num_words)
+        mixed = np.array(words.T, order="C")  # (num_words, n), since sums of long rows are quicker
+        mixed *= multiply[:, None]
         mixed ^= mixed >> np.uint64(32)
         mixed *= again[:, None]
         mixed ^= mixed >> np.uint64(29)
-        hashes: NDArray[np.uint64] = mixed.sum(axis=0, dtype=np.uint64)
+        hashes: NDArray[np.uint64] = np.add.reduce(mixed, axis=0)
         return hashes
 
 

@@ -19,7 +19,7 @@ from framecache.cache.maps import OpenMaps
 from framecache.cache.shard import ShardInfo, VideoRow, digest_stored, read_rows, read_stored
 from framecache.cache.shown import Shown, plural
 from framecache.cache.spec import Spec
-from framecache.cache.view import Place, View, list_shards, read_view
+from framecache.cache.view import View, list_shards, read_view
 
 if TYPE_CHECKING:
     from framecache.cache.exchange.torch_dataset import TorchDataset
@@ -363,28 +363,26 @@ class FeatureSet(Shown, Mapping[str, NDArray[Any]]):
         """How many videos the ledger has of each status, without reading the rest of it."""
         return self._view.statuses()
 
-    def live_rows(self) -> list[tuple[ShardInfo, int, VideoRow]]:
-        """What a copy of this set has to hold: each stored row that still counts, under a name that leads to it.
+    def live(self) -> Iterator[tuple[ShardInfo, NDArray[np.int64], Mapping[int, LedgerRow]]]:
+        """What a copy of this set has to hold: of each shard the rows that still count.
 
         A row whose own video was computed again since, and that duplicates still refer to, goes by the name of
-        the first of them.
+        the first of them: the mapping has the ledger's row on it.
         """
-        names: dict[Place, str] = {}
-        for video_id, place in self._view.places():
-            shard, row = place
-            own = self._view.shards[shard].index["video_id"][row] == video_id.encode()
-            if own or place not in names:
-                names[place] = video_id
-        ledger = self.ledger()
-        live = []
-        for number, info in enumerate(self._view.shards):
-            for row, stored in enumerate(read_rows(info.path)):
-                name = names.get((number, row))
-                if name is not None:
-                    named = LedgerRow.of_stored(stored) if name == stored.video_id else ledger[name]
-                    copy = replace(stored, video_id=name, source=named.source, source_stat=named.source_stat)
-                    live.append((info, row, copy))
-        return live
+        for info, (rows, named) in zip(self._view.shards, self._view.live(), strict=True):
+            yield info, rows, named
+
+    def live_rows(self) -> list[tuple[ShardInfo, int, VideoRow]]:
+        """As :meth:`live`, each row with all that is told of it, under the name that it goes by."""
+        found = []
+        for info, rows, named in self.live():
+            stored = read_rows(info.path) if len(rows) else []
+            for row in rows.tolist():
+                copy, other = stored[row], named.get(row)
+                if other is not None:
+                    copy = replace(copy, video_id=other.video_id, source=other.source, source_stat=other.source_stat)
+                found.append((info, row, copy))
+        return found
 
     def told_since(self, number: int) -> set[str]:
         """The videos of which a newer shard, or a ledger line, says something after that shard."""

@@ -17,18 +17,16 @@ reference. A shard may come from anybody: everything is checked before it is bel
 
 from __future__ import annotations
 
-import errno
-import io
 import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +34,7 @@ from numpy.typing import NDArray
 from framecache.cache import untrusted
 from framecache.cache.errors import InputError, ShardError
 from framecache.cache.fingerprint import FeatureDigest, digest_parts
-from framecache.cache.index import Names, hash_names
+from framecache.cache.index import Names, hash_names, pad_names
 from framecache.cache.manifest import is_plain_name
 from framecache.cache.plain_hdf5 import Extent, NotPlainError, read_layout
 from framecache.cache.spec import FORMAT_VERSION, Spec
@@ -51,7 +49,6 @@ DATASETS = ("features", "timestamps_ms", "index", "ledger")
 ATTRIBUTES = ("format_version", "spec", "software", "shard", "index_digest", "ledger_digest")
 UNKNOWN = -1  # frames_expected of a container that does not say
 
-_ALIGNMENT_BYTES = 64  # of every object in the file, so that mapped rows are aligned
 _COPY_BYTES = 4 << 20
 
 
@@ -215,14 +212,15 @@ def _check(path: Path, content: _Content) -> ShardInfo:
         )
     if timestamps.shape != (num_frames,) or timestamps.dtype != np.float64:
         raise ShardError(f"{path}: timestamps_ms is {timestamps.shape} {timestamps.dtype}, expected ({num_frames},)")
-    start, length = index["start"], index["length"]
+    start, length = np.ascontiguousarray(index["start"]), np.ascontiguousarray(index["length"])
     if len(index) and (start.min() < 0 or length.min() < 1 or (start > num_frames - length).any()):
         raise ShardError(f"{path}: the index points outside the {num_frames} frames of the shard")
     if length.sum() != num_frames or (start != np.cumsum(length) - length).any():
         raise ShardError(f"{path}: the videos of the index do not follow each other, or leave frames to nobody")
-    name_hashes = hash_names(index["video_id"])
-    _check_names(index["video_id"], name_hashes, path)
-    if _index_digest(content.name, content.spec_json, features, timestamps, index) != content.index_digest:
+    names = pad_names(index["video_id"])
+    name_hashes = hash_names(names)
+    _check_names(names, name_hashes, path)
+    if index_digest(content.name, content.spec_json, features, timestamps, index) != content.index_digest:
         raise ShardError(f"{path}: its index, spec or extents are not the ones that were written")
     if content.name != path.name:
         raise ShardError(f"{path}: this file was sealed as {content.name}; was it renamed or copied?")
@@ -233,18 +231,23 @@ def _check(path: Path, content: _Content) -> ShardInfo:
 def _check_names(names: Names, name_hashes: NDArray[np.uint64], path: Path) -> None:
     """Refuses names that are paths, doubles, or no text.
 
+    Args:
+        names: As :func:`framecache.cache.index.pad_names` gives them.
+        name_hashes: Theirs.
+        path: Of the shard.
+
     Raises:
         ShardError: Naming the first.
     """
-    width = names.itemsize + 1
-    raw = names.astype(f"S{width}").tobytes()  # with a NUL behind each
+    width, raw = names.itemsize, names.tobytes()
     try:
         raw.decode()
     except UnicodeDecodeError as error:
         raise untrusted.unreadable(path, error) from error
     # Whatever might be no plain name, looked at all at once; a million names one by one would take ten seconds.
     letters = np.frombuffer(raw, np.uint8)
-    first, is_letter = letters[::width], letters != 0
+    is_letter = letters != 0
+    first = letters[::width].copy()
     begins = np.count_nonzero(is_letter[1:] > is_letter[:-1])  # of names behind the first, and behind a NUL within
     is_dot = letters == ord(".")
     dots = (is_dot[1:] & is_dot[:-1]).any()  # five times as quick as to ask bytes for two of them
@@ -256,8 +259,8 @@ def _check_names(names: Names, name_hashes: NDArray[np.uint64], path: Path) -> N
         raise ShardError(f"{path}: the index names a video twice, or a path ({odd[:1]}), where a plain name belongs")
 
 
-def read_rows(path: Path) -> list[VideoRow]:
-    """All that a shard says of its videos, in its order.
+def read_tables(path: Path) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """The index and the ledger of a shard, a row per video.
 
     Raises:
         ShardError: The file is not a whole, well-formed shard.
@@ -267,7 +270,21 @@ def read_rows(path: Path) -> list[VideoRow]:
         ledger = untrusted.table(file, "ledger", LEDGER_FIELDS, path)
         if len(index) != len(ledger):
             raise ShardError(f"{path}: index has {len(index)} rows, ledger {len(ledger)}")
-        rows = [
+        expected = untrusted.text_attribute(file, "ledger_digest", path).decode()
+        if ledger_digest(untrusted.text_attribute(file, "software", path), ledger) != expected:
+            raise ShardError(f"{path}: its ledger or software attribute is not the one that was written")
+        return index, ledger
+
+
+def read_rows(path: Path) -> list[VideoRow]:
+    """All that a shard says of its videos, in its order.
+
+    Raises:
+        ShardError: The file is not a whole, well-formed shard.
+    """
+    index, ledger = read_tables(path)
+    try:
+        return [
             VideoRow(
                 video_id=video_id.decode(),
                 length=length,
@@ -283,10 +300,8 @@ def read_rows(path: Path) -> list[VideoRow]:
                 index.tolist(), ledger.tolist(), strict=True
             )
         ]
-        expected = untrusted.text_attribute(file, "ledger_digest", path).decode()
-        if _ledger_digest(untrusted.text_attribute(file, "software", path), ledger) != expected:
-            raise ShardError(f"{path}: its ledger or software attribute is not the one that was written")
-        return rows
+    except (ValueError, TypeError, RecursionError) as error:
+        raise untrusted.unreadable(path, error) from error
 
 
 def read_stored(info: ShardInfo, row: int, num_frames: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
@@ -334,86 +349,14 @@ def digest_stored(info: ShardInfo, row: int) -> Iterator[str]:
     yield digest.hexdigest()
 
 
-def write_shard(
-    path: Path,
-    name: str,
-    spec: Spec,
-    software: Mapping[str, str],
-    rows: Sequence[VideoRow],
-    features: IO[bytes],
-    timestamps_ms: NDArray[np.float64],
-) -> None:
-    """Writes a shard to ``path``, which nobody may be reading yet.
-
-    HDF5 never touches the disk: it lays the file out in memory, with the features last, and they are then written
-    behind it as plain bytes. On a full disk, closing a file of HDF5's own can end in a segmentation fault.
-
-    Args:
-        path: A temporary name.
-        name: The name under which the caller makes it visible, once and for ever.
-        spec: What the features are the features of.
-        software: Versions and engine, for the record.
-        rows: The videos in the order of their frames.
-        features: Gives the bytes of the concatenated features, in order.
-        timestamps_ms: Of all frames ``(num_frames,)``.
-
-    Raises:
-        OSError: The disk refused.
-    """
-    layout, offset = _lay_out(name, spec, software, rows, timestamps_ms)
-    left = sum(row.length for row in rows) * math.prod(spec.feature_shape) * np.dtype(spec.dtype).itemsize
-    with path.open("wb") as stream:
-        stream.write(layout[:offset])
-        while left:
-            block = features.read(min(left, _COPY_BYTES))
-            if not block:
-                raise OSError(errno.EIO, "the features of some frames are gone from the temporary file", str(path))
-            stream.write(block)
-            left -= len(block)
-
-
-def _lay_out(
-    name: str,
-    spec: Spec,
-    software: Mapping[str, str],
-    rows: Sequence[VideoRow],
-    timestamps_ms: NDArray[np.float64],
-) -> tuple[bytes, int]:
-    """The file up to its features, and the offset at which they begin; they end the file."""
-    import h5py
-
-    num_frames = sum(row.length for row in rows)
-    lengths = np.array([row.length for row in rows], np.int64)
-    index, ledger = _pack_index(rows, np.cumsum(lengths) - lengths), _pack_ledger(rows)
-    spec_json, software_json = json.dumps(spec.to_dict()).encode(), json.dumps(dict(software)).encode()
-    memory = io.BytesIO()
-    with h5py.File(memory, "w", libver="earliest", alignment_threshold=1, alignment_interval=_ALIGNMENT_BYTES) as file:
-        features = file.create_dataset("features", (num_frames, *spec.feature_shape), spec.dtype)
-        file.create_dataset("timestamps_ms", data=timestamps_ms)
-        file.create_dataset("index", data=index)
-        file.create_dataset("ledger", data=ledger)
-        extents = untrusted.extent_of(features), untrusted.extent_of(file["timestamps_ms"])
-        file.attrs["format_version"] = FORMAT_VERSION
-        for attribute, text in {
-            "spec": spec_json,
-            "software": software_json,
-            "shard": name.encode(),
-            "index_digest": _index_digest(name, spec_json, *extents, index).encode(),
-            "ledger_digest": _ledger_digest(software_json, ledger).encode(),
-        }.items():
-            file.attrs[attribute] = np.bytes_(text)
-        features[:1] = 0  # the first write gives a dataset its place: behind all the others
-        offset = features.id.get_offset()
-    return memory.getvalue(), offset
-
-
-def _index_digest(name: str, spec: bytes, features: Extent, timestamps: Extent, index: NDArray[np.void]) -> str:
+def index_digest(name: str, spec: bytes, features: Extent, timestamps: Extent, index: NDArray[np.void]) -> str:
     """Of all that says where and of what the features are; the offsets are left out, since the videos' digests tell."""
     shapes = f"{features.shape} {features.dtype.str} {timestamps.shape} {timestamps.dtype.str} {_layout(index)}"
     return digest_parts(str(FORMAT_VERSION).encode(), name.encode(), spec, shapes.encode(), _bytes_of(index))
 
 
-def _ledger_digest(software: bytes, ledger: NDArray[np.void]) -> str:
+def ledger_digest(software: bytes, ledger: NDArray[np.void]) -> str:
+    """Of the rest that is told of the videos, and of what computed them."""
     return digest_parts(software, _layout(ledger).encode(), _bytes_of(ledger))
 
 
@@ -423,44 +366,6 @@ def _bytes_of(table: NDArray[np.void]) -> memoryview:
 
 def _layout(table: NDArray[np.void]) -> str:
     return str([(field, table.dtype[field].str) for field in table.dtype.names or ()])
-
-
-def _pack_index(rows: Sequence[VideoRow], starts: NDArray[np.int64]) -> NDArray[np.void]:
-    return _pack(
-        {
-            "video_id": _bytes([row.video_id for row in rows]),
-            "start": starts,
-            "length": np.array([row.length for row in rows], np.int64),
-            "digest": _bytes([row.digest for row in rows]),
-            "source_digest": _bytes([row.source_digest for row in rows]),
-        }
-    )
-
-
-def _pack_ledger(rows: Sequence[VideoRow]) -> NDArray[np.void]:
-    expected = [UNKNOWN if row.frames_expected is None else row.frames_expected for row in rows]
-    return _pack(
-        {
-            "source": _bytes([row.source for row in rows]),
-            "source_stat": _bytes([row.source_stat for row in rows]),
-            "frames_expected": np.array(expected, np.int64),
-            "frames_decoded": np.array([row.frames_decoded for row in rows], np.int64),
-            "warnings": _bytes([json.dumps(row.warnings) for row in rows]),
-        }
-    )
-
-
-def _pack(columns: Mapping[str, NDArray[Any]]) -> NDArray[np.void]:
-    table = np.empty(
-        len(next(iter(columns.values()))), np.dtype([(name, column.dtype) for name, column in columns.items()])
-    )
-    for name, column in columns.items():
-        table[name] = column
-    return table
-
-
-def _bytes(texts: Sequence[str]) -> NDArray[np.bytes_]:
-    return np.array([text.encode() for text in texts], np.bytes_)
 
 
 def _json_list(value: bytes) -> list[object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import queue
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from framecache.cache.child import Child
-from framecache.cache.compact import copy_video
+from framecache.cache.copying import StoredVideos, copy_videos
 from framecache.cache.derivation import ARRAYS_FILE, read_derivation
 from framecache.cache.durable import fsync_folder
 from framecache.cache.errors import InputError, ShardError
@@ -24,7 +25,6 @@ from framecache.cache.sealed import record_gone, sealed_shards, sealed_videos
 from framecache.cache.shard import SHARD_PATTERN, ShardInfo, shard_number
 from framecache.cache.shown import Shown, plural
 from framecache.cache.spec import Spec
-from framecache.cache.writer import ShardWriter
 
 HURT_FOLDER = "hurt"  # where repair moves damaged shards
 _WORKER = "framecache.cache.verify_worker"
@@ -112,12 +112,10 @@ def repair(folder: Path, spec: Spec, progress: Callable[[int], object] | None = 
     aside.mkdir(exist_ok=True)
     drop_damaged_lines(folder / LEDGER_FILE, aside / LEDGER_FILE)
     features = _without_unreadable(folder, spec, examined, result.errors)
-    for info in features.shards:
+    for info, rows, named in features.live():
         if info.path.name in result.errors:
-            with ShardWriter(folder, spec, info.software, 1 << 62, math.inf, seal_on_interrupt=False) as writer:
-                for other, place, row in features.live_rows():
-                    if other is info and not _is_hurt(examined, info, place):
-                        copy_video(writer, info, place, row)
+            whole = [row for row in rows.tolist() if not _is_hurt(examined, info, row)]
+            copy_videos(folder, spec, [StoredVideos(info, np.array(whole, np.int64), named)], 1 << 62)
     _report_lost(folder, result, features.ledger())
     for name in result.errors.keys() - {LEDGER_FILE}:
         record_gone(folder, [name], "hurt")

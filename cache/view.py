@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from framecache.cache.errors import FeatureSetNotFoundError, ShardError
 from framecache.cache.index import NameIndex, hash_names
-from framecache.cache.ledger import JournalLine, read_journal
+from framecache.cache.ledger import JournalLine, LedgerRow, read_journal
 from framecache.cache.sealed import sealed_shards
 from framecache.cache.shard import ShardInfo, read_shard, shard_number
 from framecache.cache.spec import Spec, require_same_spec
 
 Place = tuple[int, int]  # which shard, which row of its index
+Kept = TypeVar("Kept")
 
 
 class View:
@@ -98,6 +99,30 @@ class View:
         within = rows - np.array(self._begins)[shards]
         return zip(self.video_ids(), zip(shards.tolist(), within.tolist(), strict=True), strict=True)
 
+    def live(self) -> Iterator[tuple[NDArray[np.int64], dict[int, LedgerRow]]]:
+        """Of each shard the rows that still count, and which of them go by another name, with the ledger's row on it.
+
+        A row whose own video was computed again since, and that duplicates still refer to, goes by the name of
+        the first of them.
+        """
+        total, numbers = self._begins[-1], self._names.rows
+        rows = self._rows_of(numbers)
+        others = numbers >= total
+        for place in np.flatnonzero(others).tolist():
+            shard, row = self.place(int(rows[place]))
+            own: bytes = self.shards[shard].index["video_id"][row]
+            others[place] = self._lines[int(numbers[place]) - total].row.video_id.encode() != own
+        order = np.lexsort((others, rows))  # stable: of several other names the first
+        first = order[np.append(True, np.diff(rows[order]) > 0)[: len(order)]]
+        bounds = np.searchsorted(rows[first], self._begins)
+        for begin, low, high in zip(self._begins, bounds, bounds[1:], strict=False):
+            chosen = first[low:high]
+            named = {
+                int(rows[place]) - begin: self._lines[int(numbers[place]) - total].row
+                for place in chosen[others[chosen]].tolist()
+            }
+            yield rows[chosen] - begin, named
+
     @cached_property
     def num_frames(self) -> int:
         """Frames of all videos together; duplicates count once."""
@@ -108,7 +133,9 @@ class View:
     def statuses(self) -> Counter[str]:
         """How many videos ended as ``ok``, ``duplicate`` and ``failed`` by the latest word on each."""
         rows, last = self._begins[-1], {line.row.video_id: line.row.status for line in self._lines}
-        found = self._names.find([video_id.encode() for video_id in last]) if last else []
+        # All at once, which builds no table for names that come one at a time.
+        told = NameIndex([np.array([video_id.encode() for video_id in last] or [b""], np.bytes_)[: len(last)]])
+        found = self._names.find_all(told).tolist()
         counts = Counter[str](
             status for status, number in zip(last.values(), found, strict=True) if not 0 <= number < rows
         )
@@ -149,10 +176,7 @@ class View:
 
 
 def read_view(folder: Path, spec: Spec, without: Collection[str] | None) -> View:
-    """Reads what there is at one moment, while a writer may be sealing, compacting and removing.
-
-    Shards appear before those that they replace are removed, and their removal is on record before it happens.
-    So a listing that is the same after all was read as it was before is a listing of one moment.
+    """The feature set at one moment.
 
     Args:
         folder: The feature set's folder.
@@ -163,14 +187,40 @@ def read_view(folder: Path, spec: Spec, without: Collection[str] | None) -> View
         ShardError: A shard is damaged or missing.
         SpecMismatchError: A shard was written under another spec.
     """
-    read: dict[Path, ShardInfo] = {}
+    return View(*read_moment(folder, spec, without, lambda info: info))
+
+
+def read_moment(
+    folder: Path, spec: Spec, without: Collection[str] | None, keep: Callable[[ShardInfo], Kept]
+) -> tuple[list[Kept], list[JournalLine]]:
+    """Reads what there is at one moment, while a writer may be sealing, compacting and removing.
+
+    Shards appear before those that they replace are removed, and their removal is on record before it happens.
+    So a listing that is the same after all was read as it was before is a listing of one moment.
+
+    Args:
+        folder: The feature set's folder.
+        spec: Its spec.
+        without: Names of shards to pass over; if not None, damaged lines of the ledger are passed over too.
+        keep: What to keep of a shard.
+
+    Returns:
+        What is kept of each shard, in the order of writing, and the ledger's lines, ordered by the shards that they
+        were written after.
+
+    Raises:
+        ShardError: A shard is damaged or missing.
+        SpecMismatchError: A shard was written under another spec.
+    """
+    read: dict[Path, tuple[Spec, Kept]] = {}
     lenient, without = without is not None, frozenset(without or ())
     while True:
         listed = [path for path in list_shards(folder) if path.name not in without]
         try:
             for path in listed:
                 if path not in read:
-                    read[path] = read_shard(path)
+                    info = read_shard(path)
+                    read[path] = info.spec, keep(info)
         except ShardError:
             if os.path.lexists(path):
                 raise
@@ -187,10 +237,9 @@ def read_view(folder: Path, spec: Spec, without: Collection[str] | None) -> View
             f"{folder}: {len(missing)} of its shards are missing ({', '.join(missing[:3])}); "
             "restore them, or run framecache verify --repair and extract again"
         )
-    shards = [read[path] for path in listed]
-    for info in shards:
-        require_same_spec(spec, info.spec, str(info.path))
-    return View(shards, journal)
+    for path in listed:
+        require_same_spec(spec, read[path][0], str(path))
+    return [read[path][1] for path in listed], journal
 
 
 def list_shards(folder: Path) -> list[Path]:

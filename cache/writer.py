@@ -6,7 +6,8 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -18,8 +19,9 @@ from framecache.cache.durable import PARTIAL_SUFFIX, publish
 from framecache.cache.fingerprint import FeatureDigest
 from framecache.cache.ledger import last_number
 from framecache.cache.manifest import is_plain_name
+from framecache.cache.packing import Tables, pack_rows, write_shard
 from framecache.cache.sealed import record_sealed
-from framecache.cache.shard import VideoRow, write_shard
+from framecache.cache.shard import VideoRow
 from framecache.cache.spec import Spec
 
 _IN_MEMORY_BYTES = 8 << 20  # of one unfinished video; beyond it, its features wait on disk
@@ -161,17 +163,38 @@ class ShardWriter:
         """
         if self._spool is None or not self._videos:
             return
-        name = f"shard-{self.last_shard + 1:06d}-{secrets.token_hex(4)}.h5"
-        partial = self.folder / f".{name}{PARTIAL_SUFFIX}"
         rows = [row for row, _ in self._videos.values()]
         timestamps_ms = np.concatenate([times for _, pieces in self._videos.values() for times in pieces])
         self._spool.seek(0)
-        try:
-            write_shard(partial, name, self.spec, self._software, rows, self._spool, timestamps_ms)
-            self._last_shard += 1  # also when this fails: it may be visible all the same
-            publish(partial, self.folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
+        features = iter(partial(self._spool.read, _COPY_BYTES), b"")
+        self._last_shard += 1  # also when this fails: it may be visible all the same
+        name = publish_shard(
+            self.folder, self._last_shard, self.spec, self._software, pack_rows(rows), features, timestamps_ms
+        )
         spool, self._spool, self._videos = self._spool, None, {}
         spool.close()
         record_sealed(self.folder, name, [row.video_id for row in rows])
+
+
+def publish_shard(
+    folder: Path,
+    number: int,
+    spec: Spec,
+    software: Mapping[str, str],
+    tables: Tables,
+    features: Iterable[bytes | memoryview],
+    timestamps_ms: NDArray[np.float64],
+) -> str:
+    """Writes a shard and makes it visible, for :func:`write_shard`'s arguments; gives its name.
+
+    Raises:
+        OSError: The disk refused; no shard became visible.
+    """
+    name = f"shard-{number:06d}-{secrets.token_hex(4)}.h5"
+    path = folder / f".{name}{PARTIAL_SUFFIX}"
+    try:
+        write_shard(path, name, spec, software, tables, features, timestamps_ms)
+        publish(path, folder / name)
+    finally:
+        path.unlink(missing_ok=True)
+    return name

@@ -6,7 +6,6 @@ Batches are of shuffled videos of 20 to 60 frames × 1280 × float16, padded, fr
 from __future__ import annotations
 
 import ctypes
-import io
 import json
 import mmap
 import os
@@ -26,8 +25,9 @@ from numpy.typing import NDArray
 
 from framecache.cache import FeatureSet, Spec, open_cache
 from framecache.cache.fingerprint import FeatureDigest
+from framecache.cache.packing import pack_rows, write_shard
 from framecache.cache.sealed import record_sealed
-from framecache.cache.shard import VideoRow, write_shard
+from framecache.cache.shard import VideoRow
 from framecache.cache.store import Cache
 from framecache.cache.writer import ShardWriter
 
@@ -301,8 +301,8 @@ def _render_many(cache: Path, count: int, dim: int = 4) -> None:
             blocks.append(features)
         name = f"shard-{begin // _SHARD_VIDEOS + 1:06d}-{begin:08x}.h5"
         times = np.concatenate([_times(len(features)) for features in blocks])
-        data = io.BytesIO(np.concatenate(blocks).tobytes())
-        write_shard(folder / name, name, spec, {"engine": "bench"}, rows, data, times)
+        data = np.concatenate(blocks).tobytes()
+        write_shard(folder / name, name, spec, {"engine": "bench"}, pack_rows(rows), [data], times)
         record_sealed(folder, name, [row.video_id for row in rows])
 
 

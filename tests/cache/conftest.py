@@ -12,7 +12,7 @@ import pytest
 
 from framecache.cache import FeatureSet, Spec
 from framecache.cache.reader import list_shards
-from framecache.cache.shard import Extent, _index_digest, _ledger_digest
+from framecache.cache.shard import Extent, index_digest, ledger_digest
 
 
 def reseal(path: Path, name: str | None = None) -> None:
@@ -22,8 +22,8 @@ def reseal(path: Path, name: str | None = None) -> None:
         extents = [Extent(0, file[key].shape, file[key].dtype) for key in ("features", "timestamps_ms")]
         index, ledger = file["index"][()], file["ledger"][()]
         file.attrs["shard"] = np.bytes_(name)
-        file.attrs["index_digest"] = np.bytes_(_index_digest(name, bytes(file.attrs["spec"]), *extents, index))
-        file.attrs["ledger_digest"] = np.bytes_(_ledger_digest(bytes(file.attrs["software"]), ledger))
+        file.attrs["index_digest"] = np.bytes_(index_digest(name, bytes(file.attrs["spec"]), *extents, index))
+        file.attrs["ledger_digest"] = np.bytes_(ledger_digest(bytes(file.attrs["software"]), ledger))
 
 
 @pytest.fixture(scope="session")

@@ -118,6 +118,21 @@ def test_a_shard_is_large_at_most(tmp_path: Path, spec: Spec, fill_set: FillSet)
     assert contents(folder, spec) == before
 
 
+def test_a_shard_has_so_many_videos_at_most(
+    folder: Path, spec: Spec, fill_set: FillSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("compact", "copying"):
+        monkeypatch.setattr(f"framecache.cache.{name}.MOST_VIDEOS", 6)
+    fill_set(folder.parent, spec, {name: ramp(2) for name in "lmno"})  # more than half as many: not small
+    for name in "uvwxyz":
+        fill_set(folder.parent, spec, {name: ramp(1)})
+    before = contents(folder, spec)
+    assert compact(folder, spec, LARGE) == 9
+    assert [len(read_shard(path).index) for path in list_shards(folder)] == [4, 6, 4]
+    assert contents(folder, spec) == before
+    assert compact(folder, spec, LARGE) == 0
+
+
 def test_shards_of_other_software_stay_apart(
     tmp_path: Path, spec: Spec, fill_set: FillSet, add_video: AddVideo
 ) -> None:
