@@ -22,9 +22,10 @@ from framecache.cache.errors import InputError
 from framecache.train.__main__ import app
 from framecache.train.comparison.compare import compare_runs
 from framecache.train.comparison.comparison import Row, short_names
-from framecache.train.comparison.differences import BEST, BOOTSTRAP, MCNEMAR, NOISE, WORSE
+from framecache.train.comparison.differences import BEST, BETTER, BOOTSTRAP, MCNEMAR, NOISE, WORSE
 from framecache.train.comparison.results import read_result
 from framecache.train.comparison.significance import mcnemar
+from framecache.train.comparison.words import conclusion
 from framecache.train.predictions import Predictions, read_predictions
 
 from .fake_runs import COUNTS, make_old, write_run
@@ -120,6 +121,52 @@ def test_two_single_runs_are_compared_by_mcnemar(runs: Path) -> None:
     assert right[0] is not None
     assert right[1] is not None
     assert (second.to_best.p, second.to_best.paired_test) == (mcnemar(right[0], right[1]), MCNEMAR)
+
+
+def test_each_row_is_tested_against_its_own_mean_baseline(runs: Path) -> None:
+    (comparison,) = compare_runs([runs], runs).comparisons
+    for row in comparison.rows:
+        assert row.test is not None
+        assert row.baseline_test is not None
+        assert row.to_baseline.mean == pytest.approx(row.test.mean - row.baseline_test)
+        assert row.to_baseline.paired_test == BOOTSTRAP
+    least = min((row.to_baseline for row in comparison.rows), key=lambda difference: difference.p or 0.0)
+    assert least.p
+    assert least.p_holm == pytest.approx(min(1.0, 4 * least.p))
+    single, *_ = rows_of(runs, group=False)
+    outcome, baseline = single.results[0].outcomes["test"].right(), single.results[0].baseline_outcome
+    assert outcome is not None
+    assert baseline is not None
+    right = baseline.right()
+    assert right is not None
+    assert (single.to_baseline.p, single.to_baseline.paired_test) == (mcnemar(outcome, right), MCNEMAR)
+
+
+@pytest.mark.parametrize(("is_right", "verdict"), [(True, BETTER), (False, WORSE)])
+def test_a_model_ahead_of_or_behind_its_mean_baseline_is_said_to_be(
+    is_right: bool, verdict: str, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "a")
+    path = folder / "logits.npz"
+    found = read_predictions(path)
+    outputs = [np.eye(3, dtype=np.float32)[found.targets], found.logits * 0]  # all right, and the first class always
+    logits, baseline = outputs if is_right else outputs[::-1]
+    replace(found, logits=logits, baseline=baseline).write(path)
+    scores = [{split: {"accuracy": score} for split in ("val", "test")} for score in (1.0, 1 / 3)]
+    metrics, of_baseline = scores if is_right else scores[::-1]
+    change_record(folder, metrics=metrics, baseline=of_baseline)
+    (comparison,) = compare_runs([tmp_path], tmp_path).comparisons
+    assert comparison.rows[0].to_baseline.verdict == verdict
+    assert f"Against its mean baseline (test {0.333 if is_right else 1:.3f}) it is {verdict}." in conclusion(comparison)
+
+
+def test_near_duplicates_and_a_small_val_are_told(tmp_path: Path) -> None:
+    for seed, videos in enumerate((["test/v001", "val/v002"], ["test/v001"])):
+        near = [{"video_id": video, "split": "test", "cosine": 0.99} for video in videos]
+        write_run(tmp_path / f"{seed}", seed=seed, record={"near_duplicates": near})
+    text = compare_runs([tmp_path], tmp_path).format("md")
+    assert "near-duplicates: 2 of the 39 videos of val and test" in text
+    assert "val has 9 videos, each worth 0.111 of accuracy" in text
 
 
 def test_a_run_that_repeats_another_is_not_counted_but_told(runs: Path, tmp_path: Path) -> None:
@@ -343,12 +390,18 @@ def test_all_forms_hold_the_same_rows(runs: Path, capsys: pytest.CaptureFixture[
     table = [line.split() for line in told([str(runs)], capsys)[0].splitlines()]
     tables, others = told([str(runs), "--md"], capsys)[0].split("other metrics on test")
     markdown = [line for line in tables.splitlines() if line.startswith("|")]
-    assert others.count("\n| ") == 4 + 2
+    assert others.count("\n| ") == 4 + 3
     assert len({line.replace("\\|", "").count("|") for line in markdown}) == 1
     assert len(lines) == len(markdown) - 2 == len(comparison["rows"]) == 4
     for row, line, text in zip(comparison["rows"], lines, markdown[2:], strict=True):
         assert float(line["test_mean"]) == row["test_mean"]
         assert line["runs"].split() == row["runs"]
+        assert row["others"].keys() == {"top5", "macro_f1", "loss"}
+        for name in ("macro_f1", "loss"):
+            other = row["others"][name]
+            assert other["low"] < other["mean"] < other["high"]
+            assert float(line[f"test_{name}_low"]) == other["low"]
+            assert f"{other['mean']:.3f} ({other['low']:.3f}–{other['high']:.3f})" in others
         assert (line["set"], line["model"]) == (row["fields"]["set"], row["fields"]["model"])
         score = f"{row['test_mean']:.3f} ± {row['test_std']:.3f}"
         assert score in text
@@ -363,7 +416,7 @@ def test_names_of_anybody_move_no_cursor_and_break_no_table(tmp_path: Path) -> N
     compared = compare_runs([tmp_path], tmp_path)
     assert "\x1b" not in compared.format("table") + compared.format("md")
     tables = [table.splitlines() for table in compared.format("md").split("\n\n") if table.startswith("|")]
-    assert [len(table) for table in tables] == [4, 4]
+    assert [len(table) for table in tables] == [4, 5]
     markdown = tables[0]
     assert len({line.replace("\\|", "").count("|") for line in markdown}) == 1
 

@@ -143,7 +143,7 @@ def test_tables_confusions_and_commands_are_there(page: Page, compared: Compared
     told = json.loads((out / "comparison.json").read_text())
     assert [len(comparison["rows"]) for comparison in told["comparisons"]] == [2, 1]
     assert (out / "comparison.csv").read_text().count("\n") == 4
-    assert (out / "comparison.md").read_text().count("\n| ") == 2 * (2 * 2 + 3)
+    assert (out / "comparison.md").read_text().count("\n| ") == 2 * (2 * 2 + 3) + 2
     commands = [result.command for each in compared.comparisons for row in each.rows for result in row.results]
     assert sorted(page.texts("pre")) == sorted(command for command in commands if command)
     assert commands.count(None) == 1

@@ -13,16 +13,10 @@ from framecache.cache.errors import InputError
 from framecache.cache.shown import Shown, plural
 from framecache.train.comparison.comparison import Comparison, compare
 from framecache.train.comparison.filters import select
+from framecache.train.comparison.forms import to_csv, to_json
 from framecache.train.comparison.results import Result, find_runs, read_result
-from framecache.train.comparison.table import (
-    conclusion,
-    format_html,
-    format_markdown,
-    format_table,
-    sort,
-    to_csv,
-    to_json,
-)
+from framecache.train.comparison.table import format_html, format_markdown, format_table, sort
+from framecache.train.comparison.words import conclusion
 
 _WIDE = 200  # characters; where nobody's terminal sets a limit
 _APART = "runs on other videos, labels or tasks cannot be compared with those above:"

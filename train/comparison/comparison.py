@@ -103,7 +103,7 @@ class Comparison(Shown):
     repeated: tuple[str, ...]
 
     def _line(self) -> str:
-        from framecache.train.comparison.table import conclusion, title
+        from framecache.train.comparison.words import conclusion, title
 
         return f"{title(self)}. {conclusion(self)}"
 

@@ -21,8 +21,9 @@ from framecache.train.comparison.comparison import Comparison, Row
 from framecache.train.comparison.differences import BEST, BETTER, NOISE, WORSE
 from framecache.train.comparison.outcomes.outcome import Outcome
 from framecache.train.comparison.plots import plots
-from framecache.train.comparison.table import OTHERS, columns, conclusion, constants, notes, others, title
+from framecache.train.comparison.table import OTHERS, Column, columns, others
 from framecache.train.comparison.themes import DARK, LIGHT
+from framecache.train.comparison.words import conclusion, constants, notes, title
 from framecache.train.tables import Heading
 
 REPORT_FILE = "report.html"
@@ -136,10 +137,7 @@ def _section(comparison: Comparison, pictures: list[Picture]) -> dict[str, Any]:
         "rows": [
             {
                 "mark": _MARKS[row.to_best.verdict],
-                "cells": [
-                    (column.text(row), _sort_key(column.value(row)), column.heading.is_name, column.name)
-                    for column in shown
-                ],
+                "cells": [(column.text(row), _sort_key(column.value(row)), _kind(column, row)) for column in shown],
             }
             for row in comparison.rows
         ],
@@ -155,13 +153,21 @@ def _section(comparison: Comparison, pictures: list[Picture]) -> dict[str, Any]:
     }
 
 
+def _kind(column: Column, row: Row) -> str:
+    """Class of a cell: a name, or what a verdict is."""
+    verdicts = {"verdict": row.to_best.verdict, "to_baseline": row.to_baseline.verdict}
+    return "name" if column.heading.is_name else _MARKS[verdicts.get(column.name, "")]
+
+
 def _others(comparison: Comparison) -> tuple[list[Heading], list[list[tuple[str, str]]]]:
     """Headings of the other metrics, and each row's cells with what they are sorted by."""
     headings, lines = others(comparison)
     rows = []
-    for place, (row, cells) in enumerate(zip(comparison.rows, lines, strict=True)):
-        means = [None if one is None else one.mean for one in (column[place] for column in comparison.others.values())]
-        rows.append(list(zip(cells, [str(row.number), row.label, *map(_sort_key, means)], strict=True)))
+    for place, cells in enumerate(lines):
+        ranked = place < len(comparison.rows)  # the last line is the baseline's
+        found = [column[place] if ranked else None for column in comparison.others.values()]
+        means = [None if one is None else one.mean for one in found]
+        rows.append(list(zip(cells, [cells[0] if ranked else "", cells[1], *map(_sort_key, means)], strict=True)))
     return headings, rows
 
 
