@@ -184,7 +184,8 @@ def test_a_kill_costs_only_what_was_under_way(write: Write, tmp_path: Path) -> N
 def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(write: Write, tmp_path: Path) -> None:
     path = write("noise = 0.1\n[grid]\nunits = [1, 2, 3, 4, 5, 6, 7, 8, 9]\n")
     code = (
-        f"import sys, framecache.train.sweep.sweep as s; s.sweep.__defaults__ = (2, False, False, {FAKE!r}); "
+        "import sys; from framecache.train.sweep.sweep import sweep; "
+        f"sweep.__defaults__ = (2, False, False, {FAKE!r}); "
         f"from framecache.train.__main__ import main; sys.argv = ['framecache-train', 'sweep', {str(path)!r}, "
         "'--workers', '2']; main()"
     )
