@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +17,12 @@ from framecache.cache.ledger import LedgerRow, append_journal
 from framecache.cache.reader import list_shards
 from framecache.cache.shard import VideoRow, read_shard
 from framecache.cache.verify import HURT_FOLDER, repair, verify
-from framecache.cache.verify_worker import examine
 from framecache.cache.writer import ShardWriter
+
+from .child_here import ChildHere
 
 FillSet = Callable[..., Path]
 AddVideo = Callable[..., VideoRow]
-
-
-class ChildHere:
-    """Examines shards in this process: these tests are of what follows from it."""
-
-    def __init__(self, module: str) -> None:
-        self._answers: Iterator[bytes] = iter(())
-
-    def send(self, message: bytes) -> None:
-        self._answers = examine(message)
-
-    def receive(self, timeout: float | None = None) -> bytes:
-        return next(self._answers)
-
-    def kill(self) -> None: ...
-
-    def close(self) -> str:
-        return "stopped"
 
 
 @pytest.fixture(autouse=True)

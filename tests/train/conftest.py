@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from framecache.cache.shard import VideoRow
 from framecache.cache.spec import Spec
 from framecache.cache.store import Cache
 from framecache.cache.writer import ShardWriter
+from framecache.train.config import FitConfig
+from framecache.train.experiment import Experiment, Scored, open_experiment
+from framecache.train.reuse import labels_digest
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,12 @@ def grid_data(tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 
 @contextmanager
-def undrawn() -> Iterator[None]:
-    """The figures of runs stay empty, where many are trained and nobody looks at them."""
+def undrawn(but: str = "") -> Iterator[None]:
+    """Figures in files stay empty, where nobody looks at them; all but that of one name."""
     draw = Figure.savefig
 
     def save(figure: Figure, target: Any, **options: Any) -> None:
-        if isinstance(target, Path) and target.name != "fidelity.png":
+        if isinstance(target, Path) and target.name != but:
             target.write_bytes(b"")
         else:
             draw(figure, target, **options)
@@ -97,4 +102,60 @@ def undrawn() -> Iterator[None]:
 @pytest.fixture
 def undrawn_runs() -> Iterator[None]:
     with undrawn():
+        yield
+
+
+_TRAINERS: dict[str, OrderedDict[Any, Any]] = {}
+
+
+def content_digest(experiment: Experiment) -> str:
+    """Digest of all that the graphs of an experiment hold: frames, targets, and how batches are cut from them."""
+    content = xxhash.xxh3_128(labels_digest(experiment.labeled, experiment.task).encode())
+    content.update(repr((experiment.features.fingerprint, type(experiment.task), experiment.sequences.clips)).encode())
+    content.update(repr((experiment.batch_size, experiment.resident_bytes)).encode())
+    for row in range(len(experiment.sequences.lengths)):
+        content.update(np.ascontiguousarray(experiment.sequences.take(row)))
+    return str(content.hexdigest())
+
+
+@contextmanager
+def traced_once() -> Iterator[None]:
+    """Trainings on the same frames and targets share their graphs, as those of one sweep do."""
+
+    def open_known(feature_set: str, config: FitConfig) -> Experiment:
+        experiment = open_experiment(feature_set, config)
+        if ":" not in config.model:  # code of a test's own, which the name does not tell from another's
+            trainers = _TRAINERS.setdefault(content_digest(experiment), OrderedDict())
+            vars(experiment)["_trainers"] = trainers
+        return experiment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("framecache.train.fit"), "open_experiment", open_known)
+        yield
+
+
+@pytest.fixture
+def shared_graphs() -> Iterator[None]:
+    with traced_once():
+        yield
+
+
+@contextmanager
+def untrained_baselines() -> Iterator[None]:
+    """Baselines of classes tell nothing, at once, where nobody looks at them."""
+
+    def baseline(experiment: Experiment, config: FitConfig) -> Scored:
+        num_classes = experiment.task.num_outputs
+        return Scored(
+            {split: np.zeros((len(rows), num_classes), np.float32) for split, rows in experiment.rows.items()}, 0
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Experiment, "baseline", baseline)
+        yield
+
+
+@pytest.fixture
+def no_baselines() -> Iterator[None]:
+    with untrained_baselines():
         yield

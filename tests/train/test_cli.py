@@ -15,6 +15,7 @@ from framecache.train.__main__ import app
 from .conftest import Data, make_data
 
 
+@pytest.mark.usefixtures("undrawn_runs", "shared_graphs")
 def test_fit_prints_the_model_and_the_baseline(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ["--cache", str(data.cache), "--manifest", str(data.manifest), "--runs", str(tmp_path), "--epochs", "1"]
     assert run(app, ["fit", "toy.gap", *common]) == 0
@@ -26,6 +27,7 @@ def test_fit_prints_the_model_and_the_baseline(data: Data, tmp_path: Path, capsy
     assert "trained on 24 videos" in lines[3]
 
 
+@pytest.mark.usefixtures("undrawn_runs", "no_baselines")
 def test_settings_may_come_from_a_toml_file_and_flags_win(
     data: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

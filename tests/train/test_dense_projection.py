@@ -20,7 +20,7 @@ from framecache.train.data import CachedSequences
 from framecache.train.fit import fit
 from framecache.train.runs import Run
 
-from .conftest import Data, make_data
+from .conftest import Data, make_data, undrawn, untrained_baselines
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     name = data.name
     if request.param == "uint8":
         name = derive(name, DeriveConfig(cache=data.cache, dtype="uint8", manifest=data.manifest)).feature_set
-    return Trained(data.cache, name, fit(name, configure(data, folder, dense=5, epochs=2)))
+    with undrawn(), untrained_baselines():
+        return Trained(data.cache, name, fit(name, configure(data, folder, dense=5, epochs=2)))
 
 
 @pytest.fixture

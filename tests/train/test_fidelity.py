@@ -39,7 +39,7 @@ from framecache.train.fidelity.table import format_markdown, format_table
 from framecache.train.fit import fit
 from framecache.train.plots import place_labels, plot_fidelity
 
-from .conftest import Data, digest_of, make_data, undrawn
+from .conftest import Data, digest_of, make_data, traced_once, undrawn, untrained_baselines
 
 Rows = NDArray[np.float64]
 
@@ -80,7 +80,7 @@ class Workplace:
 
 
 @pytest.fixture
-def place(tmp_path: Path, undrawn_runs: None) -> Workplace:
+def place(tmp_path: Path, undrawn_runs: None, shared_graphs: None, no_baselines: None) -> Workplace:
     return Workplace(tmp_path)
 
 
@@ -257,7 +257,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> FidelityReport:
     place = Workplace(tmp_path_factory.mktemp("report"))
-    with undrawn():
+    with undrawn(but="fidelity.png"), traced_once():
         return compare_fidelity(["toy.gap", place.derive(pca=3)], place.configure(seed=3))
 
 
@@ -299,6 +299,7 @@ def test_the_written_tables_hold_the_same(report: FidelityReport) -> None:
     assert (report.folder / "fidelity.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("undrawn_runs", "shared_graphs")
 def test_a_run_is_that_of_fit_alone(report: FidelityReport, tmp_path: Path) -> None:
     features = report.rows[1].feature_set
     alone = fit(features, replace(report.config.for_run(open_cache(report.config.cache)[features], 4), runs=tmp_path))
@@ -338,6 +339,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(
     assert len(row["test_accuracies"]) == 2
 
 
+@pytest.mark.usefixtures("undrawn_runs", "no_baselines")
 def test_a_grid_whose_projection_came_of_its_own_accord_is_not_trained_again(tmp_path: Path, fits: list[str]) -> None:
     place = Workplace(tmp_path, (2, 2, 3))
     config = replace(place.configure(), model="gru", units=2, num_seeds=1)
@@ -356,7 +358,8 @@ def test_a_grid_whose_projection_came_of_its_own_accord_is_not_trained_again(tmp
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder ``runs`` of a comparison of ``toy.gap`` alone."""
     place = Workplace(tmp_path_factory.mktemp("finished"))
-    assert place.command("toy.gap") == 0
+    with undrawn(), traced_once(), untrained_baselines():
+        assert place.command("toy.gap") == 0
     return place.folder / "runs"
 
 
@@ -594,7 +597,7 @@ def test_markdown_has_the_same_cells_in_a_table_of_even_rows() -> None:
 PIXELS = st.floats(0, 1000)
 
 
-@given(st.lists(st.tuples(PIXELS, PIXELS, st.floats(20, 180)), min_size=1, max_size=20))
+@given(st.lists(st.tuples(PIXELS, PIXELS, st.floats(20, 180)), min_size=1, max_size=12))
 def test_labels_overlap_neither_each_other_nor_the_points(labels: list[tuple[float, float, float]]) -> None:
     anchors = [(x, y) for x, y, _ in labels]
     sizes = [(width, 16.0) for *_, width in labels]

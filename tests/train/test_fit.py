@@ -29,7 +29,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-pytestmark = pytest.mark.usefixtures("undrawn_runs")
+pytestmark = pytest.mark.usefixtures("undrawn_runs", "shared_graphs")
 
 RUN_FILES = {
     "run.json",
@@ -113,6 +113,7 @@ def test_the_kept_weights_are_those_of_the_best_epoch(run: Run) -> None:
     assert run.record["metrics"]["val"]["loss"] == pytest.approx(kept, rel=1e-3)
 
 
+@pytest.mark.usefixtures("no_baselines")
 def test_training_stops_when_val_no_longer_improves(data: Data, tmp_path: Path) -> None:
     stopped = fit("toy.gap", configure(data, tmp_path, learning_rate=1e-9, patience=2))
     assert stopped.record["epochs"] < 25
@@ -131,6 +132,7 @@ def test_a_seed_repeats_its_numbers_beside_the_older_run(data: Data, tmp_path: P
         fit("toy.gap", replace(config, name="mine"))
 
 
+@pytest.mark.usefixtures("no_baselines")
 def test_a_grid_gets_a_dense_projection_of_its_own_accord(grid_data: Data, tmp_path: Path) -> None:
     run = fit("toy.grid", configure(grid_data, tmp_path, epochs=1))
     assert run.record["config"]["dense"] == 64
@@ -138,6 +140,7 @@ def test_a_grid_gets_a_dense_projection_of_its_own_accord(grid_data: Data, tmp_p
     assert model.get_layer("projection").get_weights()[0].shape == (12, 64)
 
 
+@pytest.mark.usefixtures("no_baselines")
 def test_videos_without_features_are_left_out_and_named(data: Data, tmp_path: Path) -> None:
     manifest = tmp_path / "more.csv"
     manifest.write_text(data.manifest.read_text() + "up/broken.mp4,up,train,x\nup/new.mp4,up,train,y\n")
@@ -145,6 +148,7 @@ def test_videos_without_features_are_left_out_and_named(data: Data, tmp_path: Pa
     assert run.record["left_out"] == {"up/broken.mp4": "no video stream", "up/new.mp4": "never extracted"}
 
 
+@pytest.mark.usefixtures("no_baselines")
 def test_labels_may_come_from_class_folders(data: Data, tmp_path: Path) -> None:
     for line in data.manifest.read_text().splitlines()[1:]:
         path = tmp_path / "videos" / line.split(",")[0]
@@ -187,6 +191,7 @@ def test_a_run_that_does_not_finish_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_baselines")
 def test_no_file_of_a_run_holds_the_credentials_of_its_manifests_url(data: Data, tmp_path: Path) -> None:
     files = fsspec.filesystem("memory")
     files.pipe_file("/reader:s3cret@bucket/manifest.csv", data.manifest.read_bytes())
@@ -199,6 +204,7 @@ def test_no_file_of_a_run_holds_the_credentials_of_its_manifests_url(data: Data,
     assert made.record["config"]["manifest"] == "memory://bucket/manifest.csv"
 
 
+@pytest.mark.usefixtures("no_baselines")
 def test_a_manifest_whose_paths_start_elsewhere_needs_root(data: Data, tmp_path: Path) -> None:
     manifest = tmp_path / "absolute.csv"
     rows = data.manifest.read_text().splitlines()
@@ -303,6 +309,7 @@ def test_many_hurt_videos_are_counted_and_the_first_named(damaged: Data, tmp_pat
         fit("toy.gap", configure(damaged, tmp_path / "runs"))
 
 
+@pytest.mark.usefixtures("no_baselines")
 def test_hurt_videos_that_are_not_asked_for_stand_in_nobodys_way(damaged: Data, tmp_path: Path) -> None:
     (path,) = damaged.cache.glob("*/shard-*.h5")
     hurt_a_bit(path)

@@ -234,12 +234,14 @@ import json, os, signal, sys
 from pathlib import Path
 from framecache.train import checkpoint, trainer
 from framecache.train.config import FitConfig
+from framecache.train.experiment import Experiment
 from framecache.train.fit import fit
 
 checkpoint._MIN_SECONDS, checkpoint._MAX_SHARE = 0.0, float("inf")
 values = json.loads(sys.argv[1])
 config = FitConfig(**{**values, **{name: Path(values[name]) for name in ("manifest", "cache", "runs")}})
 write = trainer.HistoryWriter.write
+Experiment.baseline = lambda *_: None  # which comes before what is killed, and leaves nothing behind
 
 def killing(self, epoch, measures):
     write(self, epoch, measures)

@@ -269,13 +269,13 @@ def test_trials_are_ordinary_runs_whichever_process_trained_them(toy: Data, tmp_
         f'sets = ["toy.gap"]\nseeds = 2\nepochs = 3\nunits = 4\nnear_duplicate = 0.5\n{places}'
         "[grid]\nlearning_rate = [0.01, 1e38]\n"
     )
-    command = [sys.executable, "-m", "framecache.train", "sweep", str(path), "--workers", "2", "--json"]
+    command = [sys.executable, "-m", "framecache.train", "sweep", str(path), "--json", "--workers"]
     folder = tmp_path / "runs" / "real"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([*command, "1"], stdout=subprocess.DEVNULL) as process:
         _wait_for(lambda: any(folder.glob("*/run.json")), 60)
         process.kill()
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/run.json")}
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*command, "2"], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)
     assert (told["finished"], told["failed"]) == (2, 2)
