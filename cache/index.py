@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Names = NDArray[np.bytes_]  # (n,), of one width, padded with NULs
 _WORD_BYTES = 8
 _MASK = (1 << 63) - 1
-_END = (1 << 64) - 1  # behind all hashes
+_END = (1 << 64) - 1  # behind all hashes; of a slot that is free
 
 
 def pad_names(names: Names) -> Names:
@@ -130,14 +130,16 @@ class NameIndex:
         return hashes[order], self.rows[order]
 
     @cached_property
-    def _looked_up(self) -> tuple[int, memoryview, memoryview, memoryview, memoryview, bytes]:
+    def _looked_up(self) -> tuple[int, memoryview, memoryview, bytes]:
         """For one name at a time, by Python's hash, which is slower of a million names and much quicker of one.
 
+        Of a million names most lie outside the processor's caches, so that a look-up takes as long as it touches
+        places. Hence a table with open addressing: the names that count are in the order of their hashes, each in
+        the slot that its hash says, or else in the first behind that is free.
+
         Returns:
-            By how many bits a hash is shifted to give its bucket, where each bucket begins, the sorted hashes of the
-            names that count, with an end behind them, and their numbers; all as views whose elements are plain
-            integers. Then where each number's name begins, and all names in one text: side by side, since of a
-            million most lie outside the processor's caches.
+            By how many bits a hash is shifted to give its slot; the slots, each a hash and its number side by side,
+            as a view whose elements are plain integers; where each number's name begins; and all names in one text.
         """
         by_python, lengths, texts = [np.empty(0, np.int64)], [np.zeros(1, np.int64)], []
         for column in self._columns:
@@ -147,14 +149,14 @@ class NameIndex:
             texts.append(b"".join(names))
         hashes = np.concatenate(by_python)[self.rows].view(np.uint64) & np.uint64(_MASK)
         order = np.argsort(hashes)
-        bits = max(1, len(order).bit_length())  # about one name to a bucket
+        hashes, count = hashes[order], np.arange(len(order))
+        bits = len(order).bit_length() + 1  # two to four slots for a name
         shift = 63 - bits
-        least = np.arange(1 << bits, dtype=np.uint64) << np.uint64(shift)
-        hashes = hashes[order]
-        begins = np.searchsorted(hashes, least)
-        ended = np.append(hashes, np.uint64(_END))
+        places = np.maximum.accumulate((hashes >> np.uint64(shift)).astype(np.int64) - count) + count
+        slots = np.full((max(1 << bits, places.max(initial=0) + 1) + 1, 2), _END, np.uint64)
+        slots[places] = np.stack([hashes, self.rows[order].astype(np.uint64)], axis=1)
         spelled = np.cumsum(np.concatenate(lengths))
-        return shift, begins.data, ended.data, self.rows[order].data, spelled.data, b"".join(texts)
+        return shift, slots.reshape(-1).data, spelled.data, b"".join(texts)
 
     @cached_property
     def column_of(self) -> memoryview:
@@ -171,17 +173,17 @@ class NameIndex:
 
     def find(self, names: Sequence[bytes]) -> list[int]:
         """The numbers under which some names count; -1 of those that do not."""
-        shift, begins, hashes, rows, spelled, text = self._looked_up
+        shift, slots, spelled, text = self._looked_up
         found = []
         for name in names:
             wanted = hash(name) & _MASK
-            place = begins[wanted >> shift]
-            while hashes[place] < wanted:
-                place += 1
+            place = 2 * (wanted >> shift)
+            while slots[place] < wanted:
+                place += 2
             number = -1
-            while number < 0 and hashes[place] == wanted:
-                candidate = rows[place]
-                place += 1
+            while number < 0 and slots[place] == wanted:
+                candidate = slots[place + 1]
+                place += 2
                 if text[spelled[candidate] : spelled[candidate + 1]] == name:
                     number = candidate
             found.append(number)

@@ -31,7 +31,8 @@ class OpenMaps:
     """The maps of one feature set. Those that were opened first go first; views in use keep their own map alive."""
 
     def __init__(self) -> None:
-        self._maps: dict[tuple[str, str], NDArray[Any]] = {}
+        self.opened: dict[str, dict[str, NDArray[Any]]] = {"features": {}, "timestamps_ms": {}}
+        """What is mapped already, by the dataset's name and the shard's path: whoever reads very often looks here."""
 
     def get(self, file: str, name: Literal["features", "timestamps_ms"], info: ShardInfo) -> NDArray[Any]:
         """A dataset of a shard, mapped read-only.
@@ -44,20 +45,20 @@ class OpenMaps:
         Raises:
             FileNotFoundError: The shard is not there any more.
         """
-        key = (file, name)
-        found = self._maps.get(key)
+        opened = self.opened[name]
+        found = opened.get(file)
         if found is not None:
             return found
         mapped = map_extent(info.path, getattr(info, name))
         with _lock:
-            if key not in self._maps:
-                _opened.append((weakref.ref(self), key))
-            self._maps[key] = mapped
+            if file not in opened:
+                _opened.append((weakref.ref(self), (name, file)))
+            opened[file] = mapped
             while len(_opened) > _MAX_OPEN_MAPS:
-                owner, oldest = _opened.popleft()
+                owner, (kind, oldest) = _opened.popleft()
                 maps = owner()
                 if maps is not None:
-                    maps._maps.pop(oldest, None)
+                    maps.opened[kind].pop(oldest, None)
         return mapped
 
 

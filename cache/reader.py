@@ -112,8 +112,7 @@ class FeatureSet(Shown, Mapping[str, NDArray[Any]]):
     def length(self, video_id: str) -> int:
         """Number of stored frames of one video, without touching its features."""
         view, (row,) = self._locate([video_id])
-        *_, lengths = view.spans
-        length: int = lengths[row]
+        length: int = view.spans[3 * row + 2]
         return length
 
     def read(self, video_id: str, num_frames: int) -> Iterator[tuple[NDArray[Any], NDArray[np.float64]]]:
@@ -419,14 +418,14 @@ class FeatureSet(Shown, Mapping[str, NDArray[Any]]):
         """Views of some videos' rows in an array, at most so many of each."""
         while True:
             view, rows = self._locate(video_ids)
-            shard_of, starts, lengths = view.spans
-            found, shard = [], -1
+            spans, files, opened, found = view.spans, view.files, self._maps.opened[name], []
             try:
                 for row in rows:
-                    start, length = starts[row], lengths[row]
-                    if shard_of[row] != shard:
-                        shard = shard_of[row]
-                        mapped = self._maps.get(view.files[shard], name, view.shards[shard])
+                    place = 3 * row
+                    shard, start, length = spans[place], spans[place + 1], spans[place + 2]
+                    mapped = opened.get(files[shard])
+                    if mapped is None:
+                        mapped = self._maps.get(files[shard], name, view.shards[shard])
                     found.append(mapped[start : start + (length if max_len is None else min(length, max_len))])
             except FileNotFoundError:
                 self._renew_if_gone(view.shards[shard])
