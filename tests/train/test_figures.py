@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from framecache.train.comparison import cost_plots
 from framecache.train.comparison.answer_plots import best_run, draw_numbers, draw_timelines
 from framecache.train.comparison.compare import compare_runs
 from framecache.train.comparison.comparison import Comparison
@@ -38,6 +40,18 @@ def test_sets_have_bands_of_their_own_by_rising_bytes(tmp_path: Path) -> None:
     points = {(round(x), y) for line in axes.lines for x, y in zip(*line.get_data(), strict=True)}
     columns = {"pca": 0, "gap": 1, "gmp": 2}
     assert points == {(columns[row.fields["set"]], row.test.mean) for row in comparison.rows if row.test}
+
+
+def test_of_very_many_rows_only_each_sets_best_has_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_plots, "_MAX_BESIDE", 3)
+    for units in (32, 64, 128, 256):
+        write_run(tmp_path / f"{units}", units=units)
+    comparison = one_comparison(tmp_path)
+    (axes,) = draw_bytes(comparison, LIGHT).axes
+    markers = [line.get_marker() for line in axes.lines]
+    assert sorted(markers) == ["_", "_", "_", "o"]
+    assert {x for line in axes.lines for x in line.get_xdata()} == {0}
+    assert "only the best of each set" in plots(comparison)[0].caption
 
 
 def of_task(folder: Path, task: str, measure: str, predictions: Predictions, score: float, classes: str = "") -> None:

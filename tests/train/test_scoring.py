@@ -124,6 +124,10 @@ def test_labels_are_told_with_commas() -> None:
     )
     assert (outcome.true(), outcome.predicted()) == (["a", "", "a, b"], ["a, b", "", "a"])
     np.testing.assert_allclose(outcome.errors(), [0.5, 0, 0.5])
+    assert outcome.class_sizes().tolist() == [2, 1]
+    of_classes = classification().class_sizes()
+    assert of_classes is not None
+    assert of_classes.tolist() == [1, 2]
 
 
 def test_runs_know_whether_the_same_is_true_of_their_videos() -> None:

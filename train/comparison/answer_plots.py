@@ -41,7 +41,8 @@ def draw_bars(comparison: Comparison, rows: Sequence[Row], theme: Theme) -> Figu
     for number, (label, scores, colour) in enumerate(bars):
         places = np.arange(len(order)) + (number - (len(bars) - 1) / 2) * step
         axes.barh(places, np.nan_to_num(scores[order]), height=step * 0.9, color=colour, label=label)
-    names = [shorten(comparison.classes[number]) for number in order]
+    sizes = next(result.outcomes[split].class_sizes() for result in rows[0].results if split in result.outcomes)
+    names = [shorten(comparison.classes[number]) + ("" if sizes is None else f" ({sizes[number]})") for number in order]
     axes.set_yticks(range(len(order)), names)
     axes.set_ylim(len(order) - 0.4, -0.6)  # the first on top
     axes.set_xlim(0, 1)

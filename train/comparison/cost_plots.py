@@ -31,21 +31,18 @@ def draw_bytes(comparison: Comparison, theme: Theme) -> Figure:
     look as if their sizes differed. Columns have no such meaning, and say the bytes in words.
     """
     rows = [row for row in comparison.rows if row.feature_bytes]
-    sets: dict[tuple[int, str], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row.feature_bytes or 0, str(row.fields["set"]), row.number)):
-        sets.setdefault((row.feature_bytes or 0, str(row.fields["set"])), []).append(row)
+    sets = _sets(rows)
     figure = new_figure(4.6)
     axes = figure.add_subplot()
-    most = max(map(len, sets.values()))
-    is_crowded = most * len(sets) > _MAX_BESIDE
+    crowded = is_crowded(rows)
     points: dict[int, tuple[float, float]] = {}
     look = _Look(rows, [name for name in comparison.varying if name != "set"], theme)
     for column, members in enumerate(sets.values()):
         axes.axvspan(column - _HALF, column + _HALF, color=theme.faint, alpha=0.25, linewidth=0)
         for place, row in enumerate(members):
-            x = column + (0 if is_crowded else 2 * _HALF * ((place + 0.5) / len(members) - 0.5))
+            x = column + (0 if crowded else 2 * _HALF * ((place + 0.5) / len(members) - 0.5))
             points[row.number] = (x, score_of(row))
-            look.draw(axes, row, x, is_thin=is_crowded and place > 0)
+            look.draw(axes, row, x, is_thin=crowded and place > 0)
         _draw_baseline(axes, members[0], theme, (column - _HALF, column + _HALF))
     axes.margins(y=0.1)
     axes.set_xlim(-0.5, len(sets) - 0.5)
@@ -56,9 +53,23 @@ def draw_bytes(comparison: Comparison, theme: Theme) -> Figure:
     finish(axes)
     axes.grid(visible=False, axis="x")
     look.explain(figure)
-    told = [row for members in sets.values() for row in (members[:1] if is_crowded else members)]
+    told = [row for members in sets.values() for row in (members[:1] if crowded else members)]
     _number(figure, axes, told, [points[row.number] for row in told], theme)
     return figure
+
+
+def is_crowded(rows: Sequence[Row]) -> bool:
+    """Whether there are more points than find room side by side."""
+    sets = _sets(rows)
+    return max(map(len, sets.values())) * len(sets) > _MAX_BESIDE
+
+
+def _sets(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:
+    """Rows of each feature set, by bytes and name."""
+    sets: dict[tuple[int, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row.feature_bytes or 0, str(row.fields["set"]), row.number)):
+        sets.setdefault((row.feature_bytes or 0, str(row.fields["set"])), []).append(row)
+    return sets
 
 
 def draw_seconds(comparison: Comparison, theme: Theme) -> Figure:

@@ -84,6 +84,13 @@ class Folds(Outcome):
         total: NDArray[np.int64] = np.sum(known, axis=0)
         return total if known else None
 
+    def class_sizes(self) -> NDArray[np.int64] | None:
+        """Sum over the folds."""
+        sizes = [part.class_sizes() for part, _ in self._parts]
+        known = [each for each in sizes if each is not None]
+        total: NDArray[np.int64] = np.sum(known, axis=0)
+        return total if known else None
+
     def per_class(self) -> Floats | None:
         """Mean over the folds in which the class occurs."""
         scores = [part.per_class() for part, _ in self._parts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from framecache.train.comparison.answer_plots import best_run, draw_bars, draw_numbers, draw_timelines, per_class_of
 from framecache.train.comparison.comparison import Comparison, Row
-from framecache.train.comparison.cost_plots import draw_bytes, draw_seconds, split_of
+from framecache.train.comparison.cost_plots import draw_bytes, draw_seconds, is_crowded, split_of
 from framecache.train.comparison.outcomes.frames import Frames
 from framecache.train.comparison.outcomes.regression import Regression
 from framecache.train.comparison.themes import LIGHT, Theme, finish, new_figure, shorten, style
@@ -45,7 +45,9 @@ def plots(comparison: Comparison) -> list[Plot]:
     numbers = "numbers are those of the table, bars the 95 % interval, the dashed line the mean baseline"
     found = []
     if any(row.feature_bytes for row in rows):
-        caption = f"{split} {measure} of each feature set, a band per set, the fewest bytes first; {numbers}"
+        caption = (
+            f"{split} {measure} of each feature set, a band per set, the fewest bytes first; {numbers}{_thinned(rows)}"
+        )
         found.append(Plot("bytes", caption, lambda theme: draw_bytes(comparison, theme)))
     if any(row.seconds for row in rows):
         caption = f"{split} {measure} against seconds of one training; {numbers} of the best"
@@ -59,9 +61,15 @@ def plots(comparison: Comparison) -> list[Plot]:
     ranked = sorted(rows, key=lambda row: row.number)
     told = [row for row in ranked if per_class_of(row.results, split) is not None][:_BARS]
     if told and comparison.classes:
-        caption = f"{split} score of each class, mean over the seeds, the hardest first"
+        counted = "frames" if comparison.task == "frames" else "videos"
+        caption = f"{split} score of each class, mean over the seeds, the hardest first ({counted} of it in brackets)"
         found.append(Plot("classes", caption, lambda theme: draw_bars(comparison, told, theme)))
     return [*found, *_of_one_run(comparison, ranked[0], split)]
+
+
+def _thinned(rows: Sequence[Row]) -> str:
+    crowded = is_crowded([row for row in rows if row.feature_bytes])
+    return "; of so many points only the best of each set on val is drawn in full, the others as dashes" * crowded
 
 
 def _of_one_run(comparison: Comparison, row: Row, split: str) -> list[Plot]:

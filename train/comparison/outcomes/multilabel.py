@@ -56,6 +56,11 @@ class Multilabel(Outcome):
         """The predicted labels, with commas."""
         return [self._told(row > 0) for row in self._logits]
 
+    def class_sizes(self) -> NDArray[np.int64]:
+        """Videos with each label."""
+        sizes: NDArray[np.int64] = self._targets.sum(axis=0)
+        return sizes
+
     def per_class(self) -> Floats:
         """Average precision."""
         precision: Floats = self._average_precision(np.ones((1, len(self.video_ids))))[0]

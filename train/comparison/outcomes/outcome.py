@@ -86,6 +86,11 @@ class Outcome(ABC):
         """Counts ``(num_classes, num_classes)``, rows the true class; None where one true class is not one answer."""
         return None
 
+    def class_sizes(self) -> NDArray[np.int64] | None:
+        """How often each class is true, ``(num_classes,)``; None where there are none."""
+        counts = self.confusion()
+        return None if counts is None else counts.sum(axis=1)
+
     def per_class(self) -> Floats | None:
         """Score of each class, ``(num_classes,)``, nan for a class that does not occur: recall, or precision."""
         return None
