@@ -9,7 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,6 +45,7 @@ TRAINED = (  # to the end: what comes after them reads their runs; all others st
     "framecache-train fit efficientnet-lite0.gap --dense 64 --manifest handwash/manifest.csv --duplicates drop "
     "--name dense64",
 )
+OF_ALL_SETS = ("framecache verify", "framecache compact", "framecache rm")
 TRAINING = tuple(f"framecache-train {command} " for command in ("fit", "fidelity", "sweep"))
 
 
@@ -104,6 +106,17 @@ def do(command: str) -> None:
         assert command == "cnn=efficientnet-lite0", "neither run here nor listed"
 
 
+@contextmanager
+def one_set() -> Iterator[None]:
+    """A cache of one feature set, which may be removed."""
+    Path("features").rename("kept")
+    for folder in Path("kept").glob("efficientnet-lite0.gap-*"):
+        shutil.copytree(folder, f"features/{folder.name}")
+    yield
+    shutil.rmtree("features")
+    Path("kept").rename("features")
+
+
 def test_every_command_and_snippet_runs(place: None, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     for block in read_blocks(TEXT):
@@ -121,12 +134,8 @@ def test_every_command_and_snippet_runs(place: None, capsys: pytest.CaptureFixtu
             try:
                 if command.startswith("framecache-train compare"):  # the sweep of it trained nothing
                     shutil.copytree(RUN, "runs/tour/one")
-                if command.startswith("framecache rm"):
-                    shutil.copytree("features", "kept")
-                do(command)
-                if command.startswith("framecache rm"):
-                    shutil.rmtree("features")
-                    shutil.move("kept", "features")
+                with one_set() if command.startswith(OF_ALL_SETS) else nullcontext():
+                    do(command)
             except BaseException as error:
                 error.add_note(f"README.md: {command}\n{capsys.readouterr().err}")
                 raise

@@ -59,6 +59,7 @@ def furnish(patch: pytest.MonkeyPatch) -> None:
         patch.delitem(render.PAIRS, pair)
     for split, count in SCENES.items():
         patch.setitem(render.NUM_SCENES, split, count)
+    patch.setattr(render, "SIZE", 64)
     assert render.main(["sample"]) == 0
     sample = Path("sample")
     for copy in ("videos", "handwash"):
