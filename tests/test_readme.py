@@ -141,7 +141,8 @@ def test_every_command_and_snippet_runs(place: None, capsys: pytest.CaptureFixtu
             done.add(command)
     for command in {span for span in read_spans(TEXT) if is_command(span)} - done:
         do(command)
-    assert "dataset" in names
+    for method in re.findall(r"\bfeatures\.(\w+)\(", " ".join(read_spans(TEXT))):
+        assert hasattr(names["features"], method)
     sys.modules.pop("my_module")
 
 
