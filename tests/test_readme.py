@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 from cyclopts import App
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ from framecache.train.config import MODEL_NAMES
 from framecache.train.experiment import Experiment
 
 from .readme.page import README, commands_of, is_command, read_blocks, read_commands, read_rows, read_spans
+from .readme.picture import LABELS, LIGHT, Clip, draw
 from .readme.place import furnish, install_network
 
 ROOT = README.parent
@@ -185,6 +187,22 @@ def test_pictures_and_links_lead_somewhere() -> None:
         assert (ROOT / picture).stat().st_size < 200_000
     headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)}
     assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= headings
+
+
+def test_the_picture_says_which_model_is_right() -> None:
+    features, strip = np.eye(3, 8, dtype=np.float32), np.zeros((4, 9, 4), np.uint8)
+    certain = {"lstm": np.array([[0.2, 0.8]] * 3), "mean": np.array([[0.7, 0.3]] * 3)}
+    clips = [
+        Clip(strip, features, {**certain, "lstm": scores}) for scores in (certain["lstm"][:, ::-1], certain["lstm"])
+    ]
+    drawn = draw(clips, [0, 1, 2], LABELS, LIGHT)
+    told = [axes.get_title(loc="left") for axes in drawn.axes]
+    assert [title for title in told if ":" in title] == [
+        "LSTM: zoom-in, right",
+        "mean baseline: zoom-in, right",
+        "LSTM: zoom-out, right",
+        "mean baseline: zoom-in, wrong",
+    ]
 
 
 def test_every_test_that_the_readme_names_exists() -> None:

@@ -24,7 +24,7 @@ from PIL import Image
 from framecache.cache import open_cache
 from framecache.cache.sampling import spread
 from framecache.train import FitConfig, Run, fit
-from framecache.train.comparison.plots import DARK, LIGHT, Theme
+from framecache.train.comparison.themes import DARK, LIGHT, Theme
 from framecache.train.serving.scorer import Scorer
 
 SET = "efficientnet-lite0.gap"
