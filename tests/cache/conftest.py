@@ -14,6 +14,8 @@ from framecache.cache import FeatureSet, Spec
 from framecache.cache.reader import list_shards
 from framecache.cache.shard import Extent, index_digest, ledger_digest
 
+from .deriving import Workplace
+
 
 def reseal(path: Path, name: str | None = None) -> None:
     """Gives a shard the name and the digests that fit what it holds now."""
@@ -43,3 +45,9 @@ def read_all(path: Path, spec: Spec) -> None:
     features.ledger()
     for video_id in features:
         features[video_id].sum()
+
+
+@pytest.fixture
+def place(tmp_path: Path, make_spec: Callable[..., Spec], fill_set: Callable[..., Path]) -> Workplace:
+    """A cache with a feature set to derive from."""
+    return Workplace(tmp_path, make_spec, fill_set)
