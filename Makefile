@@ -43,7 +43,7 @@ $(SAMPLE)/manifest.csv: | $(VENV)/.installed
 	$(BIN)/python -m framecache.extract.render $(SAMPLE)
 
 test: $(VENV)/.installed-dev  ## run all tests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: $(VENV)/.installed-dev  ## kill KILLS extractions, decode MUTANTS broken clips, flip FLIPS bits (an hour)
 	$(BIN)/python -m pytest tests/soak -m soak -s --timeout 0 $(ARGS)
