@@ -8,15 +8,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from framecache.cache.cli import format_bytes
+from framecache.cache.counts import count
 from framecache.cache.errors import FramecacheError
 from framecache.cache.html import card, facts, notes, reasons, table
 from framecache.cache.shown import plural
+from framecache.cache.spec import Spec
+from framecache.cache.store import read_spec
 
 if TYPE_CHECKING:
     from framecache.cache.reader import FeatureSet
     from framecache.cache.store import Cache
 
-_PATIENCE_SECONDS = 1.0  # for opening feature sets; their names alone are there at once
+_PATIENCE_SECONDS = 1.0  # for counting feature sets; their names alone are there at once
 _SHOWN_NAMES = 5
 
 
@@ -31,14 +34,15 @@ def cache_card(cache: Cache) -> str:
         if time.monotonic() > until:
             break
         try:
-            features = cache[name]
-            counts = (f"{len(features):,}", f"{features.num_frames:,}")
-            rows.append((name, *counts, _shape(features), features.spec.dtype, format_bytes(features.num_bytes)))
+            spec = read_spec(cache.folder / name)
+            counts = count(cache.folder / name, spec)
+            shown = (f"{counts.num_videos:,}", f"{counts.num_frames:,}", _shape(spec), spec.dtype)
+            rows.append((name, *shown, format_bytes(counts.num_bytes)))
         except (FramecacheError, OSError) as error:
             hurt[name] = str(error)
     headings = ("feature set", "videos", "frames", "shape", "dtype", "size")
     rest = names[len(rows) + len(hurt) :]
-    told = [f"not opened, since it takes long: {', '.join(rest[:_SHOWN_NAMES])}"] if rest else []
+    told = [f"not counted, since it takes long: {', '.join(rest[:_SHOWN_NAMES])}"] if rest else []
     if len(rest) > _SHOWN_NAMES:
         told.append(f"… and {len(rest) - _SHOWN_NAMES:,} more")
     if not cache.folder.is_dir():
@@ -59,7 +63,7 @@ def set_card(features: FeatureSet) -> str:
         facts(
             [
                 ("videos", f"{len(features):,} with features{duplicates}" + (f"; {failed:,} failed" if failed else "")),
-                ("frames", f"{features.num_frames:,}, each {_shape(features)} {spec.dtype}"),
+                ("frames", f"{features.num_frames:,}, each {_shape(spec)} {spec.dtype}"),
                 ("size", f"{format_bytes(features.num_bytes)} in {plural(len(features.shards), 'shard')}"),
                 ("CNN", f"{spec.backbone}, {spec.precision}, weights {spec.weights[:8]}…"),
                 ("tap", spec.tap),
@@ -75,8 +79,8 @@ def set_card(features: FeatureSet) -> str:
     )
 
 
-def _shape(features: FeatureSet) -> str:
-    return "×".join(map(str, features.feature_shape))
+def _shape(spec: Spec) -> str:
+    return "×".join(map(str, spec.feature_shape))
 
 
 def _listed(values: Mapping[str, Any]) -> str:
