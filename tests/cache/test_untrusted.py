@@ -14,6 +14,7 @@ import pytest
 
 from framecache.cache import FeatureSet, ShardError, Spec
 from framecache.cache.ledger import LEDGER_FILE, LedgerRow, append_journal
+from framecache.cache.shard import read_rows
 from framecache.cache.verify_worker import examine
 
 from .conftest import read_all, reseal
@@ -216,18 +217,6 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
         column("index", "video_id", b"\xff"),
         "not a whole, readable shard .*'utf-8' codec can't decode",
     ),
-    "warnings that are not JSON": (
-        column("ledger", "warnings", b"{"),
-        "not a whole, readable shard .*Expecting property name",
-    ),
-    "warnings that are no list": (
-        column("ledger", "warnings", b"5"),
-        "not a whole, readable shard .*expected a list, found 5",
-    ),
-    "warnings nested too deep": (
-        retyped("ledger", "warnings", "S20000", b"[" * 20000),
-        "not a whole, readable shard .*recursion",
-    ),
     "no version": (lambda file: file.attrs.__delitem__("format_version"), "format version None, expected 1"),
     "other version": (attribute("format_version", 2), "format version 2, expected 1; use the release that wrote it"),
     "text for a version": (attribute("format_version", "1"), "format version that is no integer, expected 1"),
@@ -351,6 +340,32 @@ def test_a_hostile_shard_is_refused_though_its_sums_fit(name: str, shard: Path, 
         FeatureSet(shard.parent, spec)  # opening is enough: no feature was read
     *_, answer = examine(json.dumps({"path": str(shard), "spec": spec.to_dict()}).encode())
     assert json.loads(answer)["error"]
+
+
+WARNINGS: dict[str, tuple[Edit, str]] = {
+    "warnings that are not JSON": (
+        column("ledger", "warnings", b"{"),
+        "Expecting property name",
+    ),
+    "warnings that are no list": (
+        column("ledger", "warnings", b"5"),
+        "expected a list, found 5",
+    ),
+    "warnings nested too deep": (
+        retyped("ledger", "warnings", "S20000", b"[" * 20000),
+        "recursion",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_hostile_warnings_are_refused_though_their_sums_fit(name: str, shard: Path, spec: Spec) -> None:
+    edit, message = WARNINGS[name]
+    with h5py.File(shard, "r+") as file:
+        edit(file)
+    reseal(shard)
+    with pytest.raises(ShardError, match=f"not a whole, readable shard .*{message}"):
+        read_rows(shard)
 
 
 def test_an_edit_that_harms_nobody_is_accepted_when_its_sums_fit(shard: Path, spec: Spec) -> None:

@@ -92,10 +92,14 @@ def test_a_run_without_anything_is_shown(tmp_path: Path) -> None:
     assert f"run {tmp_path.name}" in words_of(empty)
 
 
-def test_a_comparison_shows_its_table_and_its_outcome(runs: Path, tmp_path: Path) -> None:
-    (tmp_path / "hurt").mkdir()
-    (tmp_path / "hurt" / "run.json").write_text("{")
-    compared = compare_runs([str(runs), tmp_path])
+def test_a_comparison_shows_its_table_and_its_outcome(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurt = tmp_path / "others" / "hurt"
+    hurt.mkdir(parents=True)
+    (hurt / "run.json").write_text("{")
+    monkeypatch.chdir(tmp_path)  # a long path is shortened
+    compared = compare_runs([str(runs), Path("others")])
     assert repr(compared).startswith("<Compared 4 runs: Best on val: lstm, units 128")
     words = words_of(compared)
     (comparison,) = compared.comparisons
