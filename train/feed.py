@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from framecache.train.data import Sequences
 RESIDENT_BYTES = 1 << 30  # features up to this size are held on the device
 _READ_AHEAD = 2  # batches
 Tensor = Any
+Taken = tuple[dict[str, Tensor], Tensor, Tensor]  # as Feed.take gives it
 
 
 class Batches(NamedTuple):
@@ -117,16 +119,20 @@ class Feed:
         found: NDArray[Any] = self.targets[rows]
         return found
 
-    def each(self, batches: Batches) -> Any:
-        """Within a graph: what to iterate over and to :meth:`take`: numbers of batches, or what is read ahead."""
+    def reader(self, batches: Batches) -> Callable[[Any], Taken]:
+        """What gives the batches, called with their numbers 0, 1, … in this order; also within a graph."""
         if self._held is not None:
-            return tf.range(tf.shape(batches.rows)[0])
+            return partial(self.take, batches)
         dataset = tf.data.Dataset.from_tensor_slices(tuple(batches))
-        # Over an iterator, since a loop over the dataset itself would run within it, on one thread.
-        return iter(dataset.map(self._read).prefetch(_READ_AHEAD))
+        ahead = iter(dataset.map(self._read).prefetch(_READ_AHEAD))
+        return lambda _: self.take(batches, next(ahead))
 
-    def take(self, batches: Batches, batch: Any) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Within a graph: one of the batches as inputs of the model.
+    def take(self, batches: Batches, batch: Any) -> Taken:
+        """One of the batches as inputs of the model.
+
+        Args:
+            batches: The batches.
+            batch: Its number; of features that are not held what was read of it.
 
         Returns:
             ``features (B, T, *feature_shape)`` float32, standardised if :attr:`is_standardised`; ``mask (B, T)`` bool;

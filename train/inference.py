@@ -32,8 +32,9 @@ def inference_ms(model: Any, sequences: CachedSequences, batch_size: int) -> flo
     for _ in range(1 + _TIMED_PASSES):
         seconds = 0.0
         for batches in feed.evaluation(np.arange(num_videos)):
-            for batch in feed.each(batches):
-                inputs, *_ = feed.take(batches, batch)
+            read = feed.reader(batches)
+            for number in range(len(batches.rows)):
+                inputs, *_ = read(number)
                 begin = time.perf_counter()
                 model.predict_on_batch(inputs)
                 seconds += time.perf_counter() - begin

@@ -81,8 +81,9 @@ class Trainer:
         self._weights = tf.Variable(tf.ones(task.num_outputs))
         self._optimizer = Adam()
         self._optimizer.build(model.trainable_variables)
-        self._epoch = tf.function(self._train_epoch, reduce_retracing=True)
-        self._logits = tf.function(self._compute_logits, reduce_retracing=True)
+        # As in Keras' own fit, nobody's code is rewritten for the graph, which would take seconds.
+        self._epoch = tf.function(self._train_epoch, autograph=False, reduce_retracing=True)
+        self._logits = tf.function(self._compute_logits, autograph=False, reduce_retracing=True)
 
     def begin(self, model: Any) -> None:
         """Starts afresh from the weights of another model of the same shape; the graphs stay.
@@ -227,16 +228,17 @@ class Trainer:
 
     def _train_epoch(self, batches: Batches) -> tuple[Any, Any]:
         """Sums of the losses and of the scores."""
-        total, score = 0.0, 0.0
-        for batch in self._feed.each(batches):
-            loss_of, score_of = self._train_step(batches, batch)
-            total += loss_of
-            score += score_of
+        read = self._feed.reader(batches)
+
+        def step(number: Any, total: Any, score: Any) -> tuple[Any, Any, Any]:
+            loss_of, score_of = self._train_step(*read(number))
+            return number + 1, total + loss_of, score + score_of
+
+        _, total, score = _while_below(tf.shape(batches.rows)[0], step, 0.0, 0.0)
         return total, score
 
-    def _train_step(self, batches: Batches, batch: Any) -> tuple[Any, Any]:
+    def _train_step(self, inputs: Mapping[str, Any], targets: Any, is_video: Any) -> tuple[Any, Any]:
         """Sums of the losses and scores of a batch; the step is by the mean of the losses over ``B``."""
-        inputs, targets, is_video = self._feed.take(batches, batch)
         with tf.GradientTape() as tape:
             logits = self._told(inputs, training=True)
             loss = tf.reduce_sum(tf.where(is_video, self._task.losses(logits, targets, self._weights), 0.0))
@@ -257,8 +259,19 @@ class Trainer:
             del layer.call
 
     def _compute_logits(self, batches: Batches) -> Any:
-        found = tf.TensorArray(tf.float32, 0, dynamic_size=True)
-        for batch in self._feed.each(batches):
-            inputs, *_ = self._feed.take(batches, batch)
-            found = found.write(found.size(), self._told(inputs, training=False))
+        read, count = self._feed.reader(batches), tf.shape(batches.rows)[0]
+
+        def step(number: Any, found: Any) -> tuple[Any, Any]:
+            inputs, *_ = read(number)
+            return number + 1, found.write(number, self._told(inputs, training=False))
+
+        _, found = _while_below(count, step, tf.TensorArray(tf.float32, count))
         return found.concat()
+
+
+def _while_below(count: Any, step: Callable[..., tuple[Any, ...]], *carried: Any) -> tuple[Any, ...]:
+    """Within a graph: calls ``step(number, *carried)``, which gives the next of both, while number is below count."""
+    found: tuple[Any, ...] = tf.while_loop(
+        lambda number, *_: number < count, step, (0, *carried), maximum_iterations=count
+    )
+    return found

@@ -27,8 +27,9 @@ def taken(batches: Feed, rows: list[int]) -> list[tuple[bytes, int, int, bool]]:
     """Per sequence that is evaluated its features, mask length, class, and whether it is a video."""
     found: list[tuple[bytes, int, int, bool]] = []
     for plan in batches.evaluation(np.array(rows)):
-        for batch in batches.each(plan):
-            inputs, targets, is_video = batches.take(plan, batch)
+        read = batches.reader(plan)
+        for number in range(len(plan.rows)):
+            inputs, targets, is_video = read(number)
             features, mask = inputs["features"].numpy(), inputs["mask"].numpy()
             assert features.shape == (4, batches.sequences.lengths.max(), 8)
             assert features.dtype == np.float32
