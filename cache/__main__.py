@@ -29,6 +29,7 @@ app = make_app(
     "framecache",
     "Look after a cache of frozen-CNN features.\n\n"
     "Example: framecache ls\n"
+    "Example: framecache derive efficientnet-lite0.grid --reduce gem\n"
     "Example: framecache ledger efficientnet-lite0.gap --failed",
 )
 
@@ -40,7 +41,11 @@ SetName = Annotated[str, Parameter(help="Feature set: its name, with or without 
 
 @app.command(name="ls")
 def list_sets(*, cache: CacheFolder = Path("features"), json: AsJson = False) -> int:
-    """List the feature sets of the cache."""
+    """List the feature sets of the cache.
+
+    Example: framecache ls --cache /data/features
+    Example: framecache ls --json
+    """
     store = open_cache(cache)
     rows, status = [], OK
     for name in store:
@@ -72,7 +77,10 @@ def list_sets(*, cache: CacheFolder = Path("features"), json: AsJson = False) ->
 
 @app.command
 def info(name: SetName, /, *, cache: CacheFolder = Path("features"), json: AsJson = False) -> int:
-    """Show one feature set: its spec, its size, and what became of its videos."""
+    """Show one feature set: its spec, its size, and what became of its videos.
+
+    Example: framecache info efficientnet-lite0.gap
+    """
     features = open_cache(cache)[name]
     statuses = features.statuses()
     if json:
@@ -98,7 +106,10 @@ def ledger(
     cache: CacheFolder = Path("features"),
     json: AsJson = False,
 ) -> int:
-    """Show what became of every video of a feature set; status 1 if any failed."""
+    """Show what became of every video of a feature set; status 1 if any failed.
+
+    Example: framecache ledger efficientnet-lite0.gap --failed
+    """
     rows = sorted(open_cache(cache)[name].ledger().values(), key=lambda row: natural_key(row.video_id))
     any_failed = any(row.status == "failed" for row in rows)
     shown = [row for row in rows if row.status == "failed" or not failed]
@@ -134,7 +145,11 @@ def verify_sets(
     cache: CacheFolder = Path("features"),
     json: AsJson = False,
 ) -> int:
-    """Digest all stored features again and compare; status 1 if a single bit has changed."""
+    """Digest all stored features again and compare; status 1 if a single bit has changed.
+
+    Example: framecache verify
+    Example: framecache verify efficientnet-lite0.gap --repair
+    """
     from framecache.cache.verify import Verification  # here and below, so that ls need not wait for it
 
     store = open_cache(cache)
@@ -194,6 +209,7 @@ def derive_set(
 ) -> int:
     """Make a feature set from a cached one: no CNN, no decoding.
 
+    Example: framecache derive efficientnet-lite0.grid --reduce gem
     Example: framecache derive efficientnet-lite0.gap --pca 256 --whiten --manifest videos/manifest.csv
     """
     from tqdm import tqdm
@@ -308,7 +324,11 @@ def compact_sets(
     shard_mb: Annotated[float, Parameter(help="Size of a large shard, in millions of bytes.")] = 512.0,
     cache: CacheFolder = Path("features"),
 ) -> int:
-    """Merge small shards into large ones; readers may go on reading."""
+    """Merge small shards into large ones; readers may go on reading.
+
+    Example: framecache compact
+    Example: framecache compact efficientnet-lite0.gap --shard-mb 1024
+    """
     if not 0 < shard_mb < float("inf"):
         raise InputError(f"--shard-mb {shard_mb:g}: expected a positive number")
     from framecache.cache.compact import compact
@@ -337,7 +357,10 @@ def remove_set(
     yes: Annotated[bool, Parameter(negative="", help="Do not ask, also on a terminal.")] = False,
     cache: CacheFolder = Path("features"),
 ) -> int:
-    """Remove a feature set; on a terminal it asks first."""
+    """Remove a feature set; on a terminal it asks first.
+
+    Example: framecache rm efficientnet-lite0.gmp --yes
+    """
     store = open_cache(cache)
     full = store.resolve(name)
     if not yes and sys.stdin.isatty() and not _agreed(f"remove {full}? [y/N] "):

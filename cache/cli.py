@@ -7,23 +7,43 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Toml
 
 from framecache.cache.errors import FramecacheError, InputError, LockedError, ShardError
 
-_CONFIG_HELP = "Every flag may also be a key of a TOML file: --config FILE.toml. Flags win."
 OK, SOME_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+HELP_ALL = "--help-all"
 
 
-def make_app(name: str, summary: str) -> App:
-    """An empty command-line application with the house rules: plain help, no negative form of a list."""
-    return App(
+class Door(App):
+    """A command-line application, and each of its commands, with help that fits one screen."""
+
+    tells_all = False
+
+    def help_print(
+        self,
+        tokens: Annotated[str | Iterable[str] | None, Parameter(show=False)] = None,
+        *,
+        console: Annotated[Any, Parameter(parse=False)] = None,
+    ) -> None:
+        """Prints the help of the command that the tokens name."""
+        from framecache.cache.help import print_help  # here, since few ask
+
+        names, apps, _ = self.parse_commands(tokens)
+        print_help((self.name[0], *names), apps[-1], console or apps[-1].console, self.tells_all)
+
+
+def make_app(name: str, summary: str) -> Door:
+    """An empty command-line application with the house rules: its own help, no negative form of a list."""
+    return Door(
         name=name,
-        help=f"{summary}\n\n{_CONFIG_HELP}",
+        help=summary,
         default_parameter=Parameter(negative_iterable=()),
+        help_flags=["--help", "-h", HELP_ALL],
         help_format="plaintext",
         version=_version,
         version_flags=["--version"],
@@ -39,7 +59,7 @@ def _version() -> str:
     return importlib.metadata.version("framecache")
 
 
-def run(app: App, arguments: Sequence[str] | None = None) -> int:
+def run(app: Door, arguments: Sequence[str] | None = None) -> int:
     """Runs a command and turns every expected error into one line on standard error and a status.
 
     Args:
@@ -54,6 +74,7 @@ def run(app: App, arguments: Sequence[str] | None = None) -> int:
     kept = app.config
     try:
         words = _take_config(app, words)
+        app.tells_all = HELP_ALL in (words[: words.index("--")] if "--" in words else words)
         status = app(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return int(status or OK)

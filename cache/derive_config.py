@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framecache.cache.errors import InputError
-from framecache.cache.settings import accept_text, changed
+from framecache.cache.settings import RARE, accept_text, changed
 from framecache.cache.shown import Shown, plural
 
 
@@ -27,8 +27,8 @@ class DeriveConfig:
         seed: Seed of the random projection.
         dense: Folder of a run whose trained Dense projection is applied.
         l2: Scale each frame's features to length 1.
-        dtype: Stored dtype, by default the parent's; uint8 is fitted on the train split of --manifest.
-        manifest: Labelled manifest or folder; only its train split is ever fitted on.
+        dtype: Stored dtype, by default the parent's. uint8 is fitted on the train split of --manifest.
+        manifest: Labelled manifest or folder. Only its train split is ever fitted on.
         root: Folder that the manifest's paths start from; by default the manifest's own.
         seal_seconds: Derived videos become visible, and safe, at least so often.
         shard_mb: Shards are sealed at this size, in millions of bytes.
@@ -46,9 +46,9 @@ class DeriveConfig:
     l2: bool = False
     dtype: Literal["float16", "float32", "uint8"] | None = None
     manifest: Path | None = None
-    root: Path | None = None
-    seal_seconds: float = 60.0
-    shard_mb: float = 512.0
+    root: Path | None = field(default=None, metadata=RARE)
+    seal_seconds: float = field(default=60.0, metadata=RARE)
+    shard_mb: float = field(default=512.0, metadata=RARE)
 
     def __repr__(self) -> str:
         return changed(self)

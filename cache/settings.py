@@ -6,6 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+RARE = {"rare": True}  # metadata of a field that few change: --help leaves it to --help-all
+
 
 def accept_text(config: Any) -> None:
     """Takes text where a path is expected, and one text or a list where a tuple is; for ``__post_init__``.

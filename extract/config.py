@@ -10,7 +10,7 @@ from typing import Any, Literal
 from framecache.cache.errors import InputError
 from framecache.cache.reductions import parse_reduction
 from framecache.cache.sampling import parse_sampling
-from framecache.cache.settings import accept_text, changed
+from framecache.cache.settings import RARE, accept_text, changed
 from framecache.cache.shown import Shown, plural
 from framecache.extract.backbones import DEFAULT_BACKBONE
 from framecache.extract.engines import ENGINE_NAMES
@@ -23,22 +23,23 @@ class ExtractConfig:
 
     Attributes:
         cache: Folder of the cache.
-        root: Folder, or its URL, that a manifest's paths start from and may not leave; by default the manifest's own.
+        root: Folder, or its URL, that a manifest's paths start from and may not leave. By default the manifest's own.
         backbone: The frozen CNN: efficientnet-lite0, a keras.applications name, a .keras file, module:callable.
         weights: A file of weights, or random; by default ImageNet's.
         preprocessing: For a CNN of one's own, the keras.applications module whose preprocess_input it wants.
         tap: Layers whose feature maps are taken; by default the last map.
-        reduce: Reductions, each a feature set of its own: gap, gmp, gap+gmp, gem, grid, gap.random=256, ….
+        reduce: Reductions of the maps: gap, gmp, gap+gmp, gem or grid. Each makes a feature set of its own; with
+            gap.random=256, a random projection follows.
         sample: Which frames: all, fps=N, every=N, num=N.
         dtype: Stored dtype.
-        precision: Of the CNN's layers; mixed_float16 is quicker on a GPU, and other numbers.
+        precision: Of the CNN's layers. mixed_float16 is quicker on a GPU, and gives other numbers.
         engine: What runs the CNN.
         batch_size: Frames per forward pass.
         workers: Decode processes; 0 for one per two cores.
         seal_seconds: Computed videos become visible, and safe, at least so often.
         shard_mb: Shards are sealed at this size, in millions of bytes.
         retry_failed: Try videos again that failed before.
-        keep_partial: Keep the frames of videos that break midway, or come to a limit; one kept in part counts as done.
+        keep_partial: Keep the frames of videos that break midway, or come to a limit. One kept in part counts as done.
         stall_seconds: Videos that give no frame for so long are given up.
         max_megapixels: Videos with larger pictures, in millions of pixels, are refused.
         max_frames: Videos with more frames are given up, whichever frames are sampled.
@@ -47,27 +48,27 @@ class ExtractConfig:
     """
 
     cache: Path = Path("features")
-    root: Path | None = None
+    root: Path | None = field(default=None, metadata=RARE)
     backbone: str = DEFAULT_BACKBONE
     weights: str | None = None
-    preprocessing: str | None = None
+    preprocessing: str | None = field(default=None, metadata=RARE)
     tap: tuple[str, ...] = ()
     reduce: tuple[str, ...] = ("gap",)
     sample: str = "all"
     dtype: Literal["float16", "float32"] = "float16"
-    precision: Literal["float32", "mixed_float16"] = "float32"
+    precision: Literal["float32", "mixed_float16"] = field(default="float32", metadata=RARE)
     engine: Literal["auto", "tensorflow", "litert"] = "auto"
     batch_size: int = 16
     workers: int = 0
-    seal_seconds: float = 60.0
-    shard_mb: float = 512.0
+    seal_seconds: float = field(default=60.0, metadata=RARE)
+    shard_mb: float = field(default=512.0, metadata=RARE)
     retry_failed: bool = False
-    keep_partial: bool = False
-    stall_seconds: float = Limits.stall_seconds
-    max_megapixels: float = Limits.max_megapixels
-    max_frames: int = Limits.max_frames
-    decoder_gb: float = Limits.decoder_gb
-    download_gb: float = Limits.download_gb
+    keep_partial: bool = field(default=False, metadata=RARE)
+    stall_seconds: float = field(default=Limits.stall_seconds, metadata=RARE)
+    max_megapixels: float = field(default=Limits.max_megapixels, metadata=RARE)
+    max_frames: int = field(default=Limits.max_frames, metadata=RARE)
+    decoder_gb: float = field(default=Limits.decoder_gb, metadata=RARE)
+    download_gb: float = field(default=Limits.download_gb, metadata=RARE)
 
     def __repr__(self) -> str:
         return changed(self)

@@ -17,7 +17,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from framecache.cache.durable import PARTIAL_SUFFIX, publish
 from framecache.cache.errors import InputError
 from framecache.cache.folders import VIDEO_SUFFIXES, natural_key
 from framecache.cache.manifest import printable
+from framecache.cache.settings import RARE
 
 _COLUMNS = ("path", "label", "split", "group")
 _NUM_SPLITS = 3
@@ -40,7 +41,7 @@ class LayoutConfig:
     """How to make a manifest of a published data set; each field is a flag of ``framecache-extract``.
 
     Attributes:
-        layout: SOURCE is the folder of this data set, with its official split files and its videos somewhere in it.
+        layout: SOURCE is the folder of this data set. Its official split files and its videos are somewhere in it.
         split: Which of the official splits: 1, 2 or 3.
         lists: Folder of the split files, if they are not below SOURCE.
         manifest: The manifest to write; by default <layout>-split<N>.csv in SOURCE.
@@ -50,9 +51,9 @@ class LayoutConfig:
 
     layout: Literal["ucf101", "hmdb51"] | None = None
     split: int = 1
-    lists: Path | None = None
-    manifest: Path | None = None
-    missing: Literal["error", "drop"] = "error"
+    lists: Path | None = field(default=None, metadata=RARE)
+    manifest: Path | None = field(default=None, metadata=RARE)
+    missing: Literal["error", "drop"] = field(default="error", metadata=RARE)
     manifest_only: bool = False
 
     def __post_init__(self) -> None:

@@ -176,7 +176,7 @@ def options_of(app: App) -> set[str]:
 
 
 def test_every_option_that_is_named_exists() -> None:
-    known = set().union(*map(options_of, APPS.values()), {"--config"})
+    known = set().union(*map(options_of, APPS.values()), {"--config", "--help", "--help-all"})
     named = re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(read_spans(TEXT)))
     assert len(set(named)) > 40
     assert sorted(set(named) - known) == []

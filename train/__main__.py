@@ -26,13 +26,8 @@ app = make_app(
     "framecache-train",
     "Train sequence models on cached features.\n\n"
     "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/manifest.csv\n"
-    "Example: framecache-train fit efficientnet-lite0.gap --manifest videos/ --model bilstm --units 128\n"
-    "Example: framecache-train fit --from runs/efficientnet-lite0.gap-lstm-seed0 --set units=64\n"
-    "Example: framecache-train fidelity efficientnet-lite0.gap efficientnet-lite0.gap.pca=64 --manifest videos/m.csv\n"
-    "Example: framecache-train sweep experiments.toml\n"
-    "Example: framecache-train compare --filter units=64 --out comparison\n"
-    "Example: framecache-train predict runs/NAME new-videos/ --top-k 3\n"
-    "Example: framecache-train export runs/NAME exported",
+    "Example: framecache-train compare runs/ --out comparison\n"
+    "Example: framecache-train predict runs/NAME new-videos/ --top-k 3",
 )
 _SHOWN = 5  # of the videos left out
 _TOLD = {"map": "mAP", "mae": "MAE", "r2": "R²", "accuracy": "accuracy", "edit": "edit", "macro_f1": "macro F1"}
@@ -50,16 +45,20 @@ def fit_command(
     *,
     config: Annotated[FitConfig | None, Parameter(name="*")] = None,
     repeated: Annotated[
-        Path | None, Parameter(name="--from", help="Repeat this run: feature set and settings are those that it had.")
+        Path | None, Parameter(name="--from", help="Repeat this run, with its feature set and settings.")
     ] = None,
     changes: Annotated[
-        tuple[str, ...], Parameter(name="--set", help="field=value: a setting that is to be another; or use its flag.")
+        tuple[str, ...], Parameter(name="--set", help="field=value: a setting that is to be another.")
     ] = (),
     json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print run.json.")] = False,
 ) -> int:
     """Train a model, and the mean-pool baseline beside it; the same command goes on after an interrupt or a kill.
 
     Its numbers are the same each time, to the last bit. With --folds and without --fold, a run of each fold.
+
+    Example: framecache-train fit efficientnet-lite0.gap --manifest videos/manifest.csv
+    Example: framecache-train fit efficientnet-lite0.gap --manifest videos/ --model bilstm --folds 5
+    Example: framecache-train fit --from runs/efficientnet-lite0.gap-lstm-seed0 --set units=64
     """
     config = config or FitConfig()
     if repeated is not None:
@@ -110,7 +109,10 @@ def fidelity_command(
     markdown: Annotated[bool, Parameter(name="--md", negative="", help="Print the table as Markdown.")] = False,
     json_output: Annotated[bool, Parameter(name="--json", negative="", help="Print fidelity.json.")] = False,
 ) -> int:
-    """Train one model with the same seeds on several feature sets, and compare size, fidelity, accuracy and time."""
+    """Train one model with the same seeds on several feature sets, and compare size, fidelity, accuracy and time.
+
+    Example: framecache-train fidelity efficientnet-lite0.gap efficientnet-lite0.gap.pca=64 --manifest videos/m.csv
+    """
     if markdown and json_output:
         raise InputError("--md, --json: expected one of them")
     report = compare_fidelity(sets, config or FidelityConfig(), progress=True)
@@ -139,15 +141,21 @@ def sweep_command(
 
         manifest = "videos/manifest.csv"
         sets = ["efficientnet-lite0.gap", "efficientnet-lite0.gmp"]
-        seeds = 5                      # 0 to 4; or a list
-        pruning = "none"               # or median, halving: trials that fall behind on val end early
         epochs = 100
 
         [grid]                         # all combinations
         model = ["lstm", "gru"]
         units = [32, 64]
 
-    or, instead of [grid], [random] or [tpe] (values near the best ones so far) with a number of configurations:
+    Example: framecache-train sweep experiments.toml
+
+    At its top may also stand:
+
+        seeds = 5                      # 0 to 4; or a list
+        pruning = "none"               # or median, halving: trials that fall behind on val end early
+
+    Instead of [grid], there may be [random] or [tpe] (values near the best ones so far) with a number of
+    configurations:
 
         [tpe]
         trials = 40
@@ -185,8 +193,8 @@ def compare_command(
         tuple[str, ...],
         Parameter(
             name="--filter",
-            help="Compare only runs of which all hold: field=value, or field~text for a text within the value, of any "
-            "setting, set, seed, task or run: --filter units=64 --filter set~gmp.",
+            help="Compare only runs of which all hold: field=value, or field~text. The latter is a text within the "
+            "value; fields are all settings, set, seed, task and run.",
         ),
     ] = (),
     sort: Annotated[str, Parameter(help="Column to sort by: val, test, seconds, bytes, units, …")] = "number",
@@ -201,7 +209,11 @@ def compare_command(
         Parameter(help="Folder that gets report.html, the figures as PNG, and the tables as CSV, Markdown and JSON."),
     ] = None,
 ) -> int:
-    """Compare finished runs: scores over the seeds, whether their differences mean anything, and costs."""
+    """Compare finished runs: scores over the seeds, whether their differences mean anything, and costs.
+
+    Example: framecache-train compare --sort test
+    Example: framecache-train compare runs/ --filter units=64 --filter set~gmp --out comparison
+    """
     from framecache.train.comparison.compare import compare_runs
 
     chosen = [name for name, wanted in (("csv", csv_output), ("md", markdown), ("json", json_output)) if wanted]

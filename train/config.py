@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from framecache.cache.errors import InputError
-from framecache.cache.settings import accept_text, changed
+from framecache.cache.settings import RARE, accept_text, changed
 from framecache.cache.sources import public_text
 
 _MAX_NAME = 200
@@ -29,19 +29,19 @@ class ModelConfig:
         model: lstm, stacked-lstm, bilstm, gru, attention-lstm, mean, or module:callable.
         units: Units of each recurrent layer (and direction).
         layers: Recurrent layers of stacked-lstm.
-        dense: Units of a Dense projection with relu in front of the recurrence; 0 for none (64 on grid features).
-        dropout: Share of the summary's values that is dropped in training, in [0, 1).
+        dense: Units of a Dense layer before the recurrence; 0 for none. It has relu; grid features get 64 units.
+        dropout: Share of the summary's values that training drops, in [0, 1).
         feature_dropout: Share of the features that is dropped in training, the same in all frames, in [0, 1).
         noise: Standard deviation of the Gaussian noise on standardised features in training.
     """
 
     model: str = "lstm"
     units: int = 128
-    layers: int = 2
+    layers: int = field(default=2, metadata=RARE)
     dense: int = 0
     dropout: float = 0.5
-    feature_dropout: float = 0.0
-    noise: float = 0.0
+    feature_dropout: float = field(default=0.0, metadata=RARE)
+    noise: float = field(default=0.0, metadata=RARE)
 
     def __post_init__(self) -> None:
         if self.model not in MODEL_NAMES and ":" not in self.model:
@@ -64,8 +64,9 @@ class ClipConfig:
 
     Attributes:
         max_len: Longest sequence, in frames; 0 for whole videos.
-        clip: What becomes of a longer video: spread (so many evenly spread frames), crop (a stretch of it: anywhere in
-            training, its middle otherwise) or windows (stretches all along it, whose scores are averaged).
+        clip: What is taken of a longer video: spread, crop or windows. These are: so many evenly spread frames; a
+            stretch of it, anywhere in training and its middle otherwise; stretches all along it, whose scores are
+            averaged.
         stride: Frames from one window to the next; 0 for half of max_len.
         jitter: Share of the distance between spread frames by which each may move in training, in [0, 0.5].
         reverse: Probability that a sequence runs backwards in training.
@@ -74,10 +75,10 @@ class ClipConfig:
 
     max_len: int = 32
     clip: str = "spread"
-    stride: int = 0
-    jitter: float = 0.0
-    reverse: float = 0.0
-    buckets: int = 1
+    stride: int = field(default=0, metadata=RARE)
+    jitter: float = field(default=0.0, metadata=RARE)
+    reverse: float = field(default=0.0, metadata=RARE)
+    buckets: int = field(default=1, metadata=RARE)
 
     def __post_init__(self) -> None:
         if self.clip not in CLIP_NAMES:
@@ -112,18 +113,18 @@ class SplitConfig:
     """Which videos train, which choose and which test, and what is made of those that should not be there.
 
     Attributes:
-        folds: Cross-validation: parts of whole groups, alike in their labels; 0 for the manifest's splits.
-        fold: The part to test on (to choose on, if the manifest names a test split), from 1; 0 for a run of each.
-        duplicates: What becomes of a content that is in two splits: error, or drop (out of the earlier split).
+        folds: Parts of a cross-validation; 0 for the manifest's splits. They are of whole groups and alike in labels.
+        fold: The part to test on, from 1; 0 for a run of each. Where the manifest names a test split, it is chosen on.
+        duplicates: A content in two splits is an error, or drop. It is dropped out of the earlier split.
         near_duplicate: Videos of two splits are told of as near-duplicates from this cosine of their mean features on,
             which are standardised by the train split, in [0, 1); 0 for not looking.
-        missing: What becomes of videos that were never extracted: error, or drop.
+        missing: A video that was never extracted is an error, or drop.
     """
 
     folds: int = 0
-    fold: int = 0
+    fold: int = field(default=0, metadata=RARE)
     duplicates: str = "error"
-    near_duplicate: float = 0.95
+    near_duplicate: float = field(default=0.95, metadata=RARE)
     missing: str = "error"
 
     def __post_init__(self) -> None:
@@ -149,16 +150,17 @@ class TaskConfig:
     """What is to be told of the videos.
 
     Attributes:
-        task: classification (one class per video), multilabel (any number of labels, with semicolons between them, or
-            a list in JSONL), regression (a number) or frames (a class per frame: the label is the path of a .csv with
-            start, end and label, in seconds, or of a .txt with a line per frame; what has no label does not count).
+        task: classification, multilabel, regression or frames (a class for each). A label is one class per video, any
+            number of labels with semicolons between them or as a list in JSONL, a number, or, for frames, the path of
+            a .csv with start, end and label, in seconds, or of a .txt with a line per frame; what has no label does
+            not count.
         target: Column of the manifest that holds the labels.
         top_k: How many of the highest logits may hold the true class, for the accuracy of that name.
     """
 
     task: str = "classification"
     target: str = "label"
-    top_k: int = 5
+    top_k: int = field(default=5, metadata=RARE)
 
     def __post_init__(self) -> None:
         if self.task not in TASK_NAMES:
@@ -176,22 +178,22 @@ class FitConfig(TaskConfig, SplitConfig, ClipConfig, ModelConfig):
     """An experiment: which videos, which model, and how it is trained.
 
     Attributes:
-        manifest: Where labels, splits and groups come from: CSV, JSONL or a folder of class folders.
+        manifest: Labels, splits and groups: CSV, JSONL, or a folder. It has a folder of each class.
         root: Folder that the manifest's paths start from; by default the manifest's own.
         cache: Folder of the cache.
         runs: Folder that gets a folder per run.
         name: The run's name; by default made of feature set, model and seed.
         epochs: Most passes over the train split.
-        patience: Training stops after so many epochs without a better loss on val; the best weights are kept.
+        patience: Epochs without a better loss on val until training stops. The best weights are kept.
         batch_size: Videos per step.
         learning_rate: Step size of Adam.
-        class_weights: Weigh classes inversely to their frequency; of several labels, each where it is true.
-        seed: Seed of everything random: initial weights, order, dropout, dealt splits.
+        class_weights: Weigh classes inversely to their frequency. Of several labels, each where it is true.
+        seed: Seed of everything random. That is initial weights, order, dropout and dealt splits.
         threads: Of TensorFlow; 0 for one for each core. With another number, sums may be rounded otherwise.
     """
 
     manifest: Path | None = None
-    root: Path | None = None
+    root: Path | None = field(default=None, metadata=RARE)
     cache: Path = Path("features")
     runs: Path = Path("runs")
     name: str | None = None
@@ -201,7 +203,7 @@ class FitConfig(TaskConfig, SplitConfig, ClipConfig, ModelConfig):
     learning_rate: float = 1e-3
     class_weights: bool = False
     seed: int = 0
-    threads: int = 0
+    threads: int = field(default=0, metadata=RARE)
 
     def __repr__(self) -> str:
         return changed(self)

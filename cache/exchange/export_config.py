@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from framecache.cache.errors import InputError
-from framecache.cache.settings import accept_text, changed
+from framecache.cache.settings import RARE, accept_text, changed
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class ExportConfig:
     format: Literal["npy", "tfrecord", "parquet", "safetensors"]
     cache: Path = Path("features")
     manifest: Path | None = None
-    root: Path | None = None
+    root: Path | None = field(default=None, metadata=RARE)
     split: tuple[Literal["train", "val", "test"], ...] = ()
-    shard_mb: float = 256.0
+    shard_mb: float = field(default=256.0, metadata=RARE)
 
     def __repr__(self) -> str:
         return changed(self)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from framecache.cache.errors import InputError
-from framecache.cache.settings import accept_text, changed
+from framecache.cache.settings import RARE, accept_text, changed
 
 IMPORTED = "imported:"  # begins the backbone's name of an imported feature set
 
@@ -17,13 +17,13 @@ class ImportConfig:
     """Where features of other tools come from; each field is a flag of ``framecache import``.
 
     Attributes:
-        name: What the features are of, such as resnet50; features of another CNN or setting need another.
+        name: What the features are of, such as resnet50. Features of another CNN or setting need another.
         cache: Folder of the cache.
-        key: Arrays to take, joined: KEY of <video>_KEY.npy, an .npz's array, a TFRecord's feature list (rgb, audio).
-        fps: Frames per second of videos for which neither the files nor --manifest say it (TFRecords: 1).
-        manifest: CSV or JSONL that names the videos (video_id or path); its columns fps and num_frames count too.
+        key: Arrays to take, joined, such as rgb audio. KEY of <video>_KEY.npy, an array of .npz, a list of TFRecords.
+        fps: Frames per second, where neither the files nor --manifest say it. Of TFRecords it is 1.
+        manifest: CSV or JSONL that names the videos. By video_id or path; its columns fps and num_frames count too.
         root: Folder that the manifest's paths start from; by default the manifest's own.
-        dtype: Stored dtype; by default float16 if most files have it, and of 8-bit TFRecords, else float32.
+        dtype: Stored dtype, by default as in the files. float16 if most have it, and of 8-bit TFRecords, else float32.
         seal_seconds: Imported videos become visible, and safe, at least so often.
         shard_mb: Shards are sealed at this size, in millions of bytes.
     """
@@ -33,10 +33,10 @@ class ImportConfig:
     key: tuple[str, ...] = ()
     fps: float | None = None
     manifest: Path | None = None
-    root: Path | None = None
+    root: Path | None = field(default=None, metadata=RARE)
     dtype: Literal["float16", "float32"] | None = None
-    seal_seconds: float = 60.0
-    shard_mb: float = 512.0
+    seal_seconds: float = field(default=60.0, metadata=RARE)
+    shard_mb: float = field(default=512.0, metadata=RARE)
 
     def __repr__(self) -> str:
         return changed(self)
