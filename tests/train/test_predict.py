@@ -7,16 +7,20 @@ import io
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 
-from framecache.cache import open_cache
+from framecache.cache import open_cache, sources
 from framecache.cache.cli import run
+from framecache.cache.sources import Url
+from framecache.extract import remote
 from framecache.train.__main__ import app
 from framecache.train.config import FitConfig
 from framecache.train.fit import fit
@@ -98,6 +102,30 @@ def test_paths_may_come_from_standard_input(
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(listed.encode())))
     assert predict(served, "-", "--json", cache=served.cache) == 0
     assert [line["source"] for line in lines_of(capsys)] == [str(video.path) for video in served.videos[:2]]
+
+
+def test_a_video_behind_a_url_is_scored_as_its_file_is_and_transferred_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transferred: list[str] = []
+
+    def read_url(url: Url, num_bytes: int | None = None) -> Iterator[bytes]:
+        transferred.append(url.name)
+        return sources.read_url(url, num_bytes)
+
+    monkeypatch.setattr(remote, "read_url", read_url)
+    files, local = fsspec.filesystem("memory"), served.videos[0].path
+    files.pipe_file("/me:s3cret@bucket/clip0.mp4", local.read_bytes())
+    urls = ["memory://me:s3cret@bucket/clip0.mp4", "memory://me:s3cret@bucket/missing.mp4"]
+    assert predict(served, *urls, local, "--json") == 1
+    files.rm("/me:s3cret@bucket", recursive=True)
+    printed = capsys.readouterr()
+    there, missing, here = (json.loads(line) for line in printed.out.splitlines())
+    assert there["scores"] == [pytest.approx(score, abs=1e-6) for score in here["scores"]]
+    assert there["source"] == there["video_id"] == "memory://bucket/clip0.mp4"
+    assert missing["reason"] == "cannot be read: not found"
+    assert transferred == ["clip0.mp4"]
+    assert "s3cret" not in printed.out + printed.err
 
 
 def test_windows_are_scored_by_themselves_and_drawn(
