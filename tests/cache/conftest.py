@@ -1,4 +1,4 @@
-"""A small shard, and what makes check sums fit again after it was edited, as an attacker can."""
+"""Small feature sets, and what makes check sums fit again after it was edited, as an attacker can."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from framecache.cache.shard import Extent, index_digest, ledger_digest
 
 from .deriving import Workplace
 
+FillSet = Callable[..., Path]
+
+VIDEOS = {name: np.arange(4 * length, dtype=np.float16).reshape(length, 4) for name, length in (("a", 3), ("b", 5))}
+MORE = {"c": np.full((2, 4), 7), "d": np.full((3, 4), 8)}
+
 
 def reseal(path: Path, name: str | None = None) -> None:
     """Gives a shard the name and the digests that fit what it holds now."""
@@ -26,6 +31,19 @@ def reseal(path: Path, name: str | None = None) -> None:
         file.attrs["shard"] = np.bytes_(name)
         file.attrs["index_digest"] = np.bytes_(index_digest(name, bytes(file.attrs["spec"]), *extents, index))
         file.attrs["ledger_digest"] = np.bytes_(ledger_digest(bytes(file.attrs["software"]), ledger))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, spec: Spec, fill_set: FillSet) -> Path:
+    """A feature set with one shard: ``a`` of 3 and ``b`` of 5 frames."""
+    return fill_set(tmp_path / "features", spec, VIDEOS)
+
+
+@pytest.fixture
+def two_shards(folder: Path, spec: Spec, fill_set: FillSet) -> tuple[Path, Path]:
+    """Another shard beside it, with ``c`` and ``d``."""
+    first, second = list_shards(fill_set(folder.parent, spec, MORE))
+    return first, second
 
 
 @pytest.fixture(scope="session")

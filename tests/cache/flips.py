@@ -18,6 +18,13 @@ Flip = tuple[int, int]  # byte of the file, bit
 _HANG_SECONDS = 10.0
 
 
+def flip(path: Path, byte: int, bit: int = 0) -> None:
+    """Turns one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1 << bit
+    path.write_bytes(data)
+
+
 def random_flips(path: Path, count: int, seed: int) -> list[Flip]:
     rng = random.Random(seed)
     size = path.stat().st_size

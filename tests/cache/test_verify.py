@@ -22,36 +22,14 @@ from framecache.cache.writer import ShardWriter
 
 from .child_here import ChildHere
 from .conftest import reseal
-from .flips import flip_bits, random_flips
+from .flips import flip, flip_bits, random_flips
 
 FillSet = Callable[..., Path]
-
-VIDEOS = {name: np.arange(4 * length, dtype=np.float16).reshape(length, 4) for name, length in (("a", 3), ("b", 5))}
-MORE = {"c": np.full((2, 4), 7), "d": np.full((3, 4), 8)}
 
 
 @pytest.fixture(autouse=True)
 def examine_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("framecache.cache.verify.Child", ChildHere)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, spec: Spec, fill_set: FillSet) -> Path:
-    """A feature set with one shard: ``a`` of 3 and ``b`` of 5 frames."""
-    return fill_set(tmp_path / "features", spec, VIDEOS)
-
-
-@pytest.fixture
-def two_shards(folder: Path, spec: Spec, fill_set: FillSet) -> tuple[Path, Path]:
-    """Another shard beside it, with ``c`` and ``d``."""
-    first, second = list_shards(fill_set(folder.parent, spec, MORE))
-    return first, second
-
-
-def flip(path: Path, byte: int, bit: int = 0) -> None:
-    data = bytearray(path.read_bytes())
-    data[byte] ^= 1 << bit
-    path.write_bytes(data)
 
 
 def examined(path: Path, spec: Spec) -> dict[str, object]:

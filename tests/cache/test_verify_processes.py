@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from framecache.cache import Spec
@@ -18,30 +16,7 @@ from framecache.cache.reader import list_shards
 from framecache.cache.shard import read_shard
 from framecache.cache.verify import verify
 
-FillSet = Callable[..., Path]
-
-VIDEOS = {name: np.arange(4 * length, dtype=np.float16).reshape(length, 4) for name, length in (("a", 3), ("b", 5))}
-MORE = {"c": np.full((2, 4), 7), "d": np.full((3, 4), 8)}
-
-
-@pytest.fixture
-def folder(tmp_path: Path, spec: Spec, fill_set: FillSet) -> Path:
-    """A feature set with one shard: ``a`` of 3 and ``b`` of 5 frames."""
-    return fill_set(tmp_path / "features", spec, VIDEOS)
-
-
-@pytest.fixture
-def two_shards(folder: Path, spec: Spec, fill_set: FillSet) -> tuple[Path, Path]:
-    """Another shard beside it, with ``c`` and ``d``."""
-    first, second = list_shards(fill_set(folder.parent, spec, MORE))
-    return first, second
-
-
-def flip(path: Path, byte: int, bit: int = 0) -> None:
-    data = bytearray(path.read_bytes())
-    data[byte] ^= 1 << bit
-    path.write_bytes(data)
-
+from .flips import flip
 
 WORKER = """
 import json, os, signal, time
